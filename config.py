@@ -1,0 +1,87 @@
+"""Settings: the environment, checked once, as one frozen value.  Imports: standard library only."""
+
+import ipaddress
+from typing import NamedTuple
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used; the text names it."""
+
+
+def address(text):
+    ip = ipaddress.IPv4Address(text)
+    if ip.is_multicast:
+        raise ValueError("is a multicast address")
+    return str(ip)
+
+
+def host_address(text):
+    if text and ipaddress.IPv4Address(text).is_unspecified:
+        raise ValueError("must be an address that callers can send to")
+    return address(text) if text else ""
+
+
+def number(low, high):
+    def read(text):
+        if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+            raise ValueError("must be a whole number from %d to %d" % (low, high))
+        return int(text)
+    return read
+
+
+def level(text):
+    if text.lower() not in LEVELS:
+        raise ValueError("must be one of " + ", ".join(LEVELS))
+    return text.lower()
+
+
+SETTINGS = (  # name, default, how its text is read, what it is
+    ("BIND_IP", "127.0.0.1", address, "IPv4 address to listen on; 0.0.0.0 is all of them"),
+    ("ADVERTISED_IP", "", host_address,
+     "IPv4 address that callers are told to send to; unset: the one that faces the caller"),
+    ("SIP_PORT", "5060", number(0, 65535), "UDP port for SIP; 0 is any free one"),
+    ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
+    ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
+    ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
+    ("RTP_TIMEOUT", "300", number(0, 999999),
+     "seconds without RTP until a call that is not held is ended; 0 is never"),
+    ("LOG_LEVEL", "info", level, "one of %s; debug shows every message" % ", ".join(LEVELS)),
+)
+
+
+class Config(NamedTuple):
+    """Every setting by its lower-case name."""
+
+    bind_ip: str
+    advertised_ip: str
+    sip_port: int
+    rtp_port_start: int
+    rtp_port_end: int
+    max_calls: int
+    rtp_timeout: int  # seconds
+    log_level: str
+
+    @classmethod
+    def from_env(cls, environ):
+        """Read the settings from a mapping like os.environ. Raises ConfigError."""
+        values = {}
+        for name, default, read, _ in SETTINGS:
+            text = environ.get(name, "").strip() or default
+            try:
+                values[name.lower()] = read(text)
+            except ValueError as error:
+                raise ConfigError("%s=%s: %s" % (name, ascii(text), error)) from None
+        config = cls(**values)
+        if config.rtp_port_start + config.rtp_port_start % 2 > config.rtp_port_end:
+            raise ConfigError("RTP_PORT_END=%d: no even port from RTP_PORT_START=%d on"
+                              % (config.rtp_port_end, config.rtp_port_start))
+        return config
+
+
+def help_text():
+    """Return the table of settings, for --help."""
+    rows = ["  %-15s %s (default: %s)" % (name, about, default or "unset")
+            for name, default, _, about in SETTINGS]
+    return "settings, from the environment:\n" + "\n".join(rows)

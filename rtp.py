@@ -1,0 +1,283 @@
+"""RTP: packets, the socket of a call, the session its thread serves, and the echo (RFC 3550).
+
+RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
+(`stop`), the RTP thread does all the rest and closes the socket.  Imports: codec, sdp (to read
+the description `rtp_echo_server` is given).
+"""
+
+import errno
+import itertools
+import logging
+import os
+import secrets
+import socket
+import struct
+import threading
+from typing import NamedTuple
+
+import sdp
+
+log = logging.getLogger(__name__)
+
+HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
+MAX_PACKET = 2048  # bytes
+FRAME = 160  # timestamp units: 20 ms at 8000 Hz
+WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
+
+
+class RTPPacket(NamedTuple):
+    """An RTP packet. payload: bytes. CSRCs, extension and padding are read over, never sent."""
+
+    payload_type: int
+    sequence: int  # 16 bits
+    timestamp: int  # 32 bits, 8000 Hz for G.711
+    ssrc: int
+    payload: bytes
+    marker: bool = False
+
+    @classmethod
+    def parse(cls, data):
+        """Return the packet in data. Raises ValueError that says what is wrong (RFC 3550 5.1)."""
+        if len(data) < HEADER.size:
+            raise ValueError("shorter than an RTP header")
+        first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
+        if first >> 6 != 2:
+            raise ValueError("RTP version is not 2")
+        start, end = HEADER.size + 4 * (first & 15), len(data)
+        if first & 0x10:
+            if end < start + 4:
+                raise ValueError("header extension cut short")
+            start += 4 + 4 * int.from_bytes(data[start + 2:start + 4], "big")
+        if first & 0x20:
+            if not 0 < data[-1] <= end - start:
+                raise ValueError("padding longer than the payload")
+            end -= data[-1]
+        if start > end:
+            raise ValueError("header longer than the packet")
+        return cls(second & 127, sequence, timestamp, ssrc, bytes(data[start:end]), second > 127)
+
+    def serialize(self):
+        """Return the packet as bytes."""
+        second = self.payload_type | (128 if self.marker else 0)
+        return HEADER.pack(128, second, self.sequence, self.timestamp, self.ssrc) + self.payload
+
+
+def open_rtp_socket(ip, start, end=None, first=None):
+    """Return a UDP socket bound to an even port of start..end; `bind` decides what is free.
+
+    first: the port to try first. Without end: port `start` itself, odd or even. Raises OSError,
+    with errno EADDRINUSE when every port is taken.
+    """
+    ports = range(start, start + 1) if end is None else range(start + start % 2, end + 1, 2)
+    skip = ports.index(first) if first in ports else 0
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        for port in itertools.chain(ports[skip:], ports[:skip]):
+            try:
+                sock.bind((ip, port))
+                _wake_every(sock, WAKE_SECONDS)
+                return sock
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise OSError(errno.EADDRINUSE, "no free port in %d-%d" % (ports.start, ports.stop - 1))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _wake_every(sock, seconds):
+    """Let a blocking recv return now and then, by the kernel: settimeout costs a poll a packet."""
+    if os.name == "posix":
+        whole, part = int(seconds), int(seconds % 1 * 1000000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
+    else:
+        sock.settimeout(seconds)
+
+
+class Flow:
+    """Where a session's packets go and come from; replaced as a whole when that changes."""
+
+    def __init__(self, remote, formats, sending, receiving):
+        self.remote, self.formats = remote, formats
+        self.sending, self.receiving = sending and remote is not None, receiving
+        self.source = None  # the last (ip, port) found good; RTP thread only
+        self.target = remote
+
+    def accept(self, source, peer_ip):
+        """Say whether a packet from source belongs to the call; follow a caller behind NAT.
+
+        Good are the IP of the description, any port (music on hold comes from another), and the
+        IP that signals: where that differs from the description and sends, it is a NAT's.
+        """
+        if self.remote is None:
+            good = source[0] == peer_ip
+        elif source[0] == self.remote[0]:
+            good, self.target = True, self.remote
+        else:
+            good = source[0] == peer_ip
+            self.target = source if good else self.target
+        if good:
+            self.source = source
+        return good
+
+
+class RTPSession:
+    """The RTP of one call.
+
+    sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
+    unknown. `for packet in session` gives the caller's packets until the call ends, and
+    `send(payload)` answers; both in the session's one thread.
+    """
+
+    def __init__(self, sock, peer_ip="", stop_event=None):
+        self.sock, self.peer_ip = sock, peer_ip
+        self.port = sock.getsockname()[1]
+        self.stop_event = stop_event or threading.Event()
+        self.flow = Flow(None, {}, False, False)
+        self.packets_in = self.packets_out = 0
+        self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
+        self.timestamp = secrets.randbits(32)  # of the next packet sent
+        self._thread = None
+        self._heard = None  # (SSRC, sequence) of the last packet echoed
+        self._shift = 0  # from the caller's timestamps to ours
+
+    # SIP thread
+
+    def update(self, remote, formats, sending, receiving):
+        """Set where to send ((ip, port) or None), {type received: type sent}, and the direction."""
+        old = self.flow
+        if (remote, formats, sending, receiving) != (
+                old.remote, old.formats, old.sending, old.receiving):
+            self.flow = Flow(remote, formats, sending, receiving)
+
+    def start(self, serve):
+        """Run serve(self) in the session's own thread. Raises RuntimeError where none can be had."""
+        thread = threading.Thread(target=self.run, args=(serve,), daemon=True,
+                                  name="rtp-%d" % self.port)
+        thread.start()
+        self._thread = thread
+
+    def stop(self):
+        """End the session: its thread wakes and closes the socket; without a thread it closes now."""
+        self.stop_event.set()
+        if self._thread is None:
+            self.sock.close()
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # Linux wakes the reader of an unconnected socket all the same
+
+    # RTP thread
+
+    def run(self, serve):
+        """Call serve(self) and close the socket behind it, whatever happens."""
+        try:
+            serve(self)
+        except Exception:
+            log.exception("the RTP thread of port %d failed", self.port)
+        finally:
+            self.sock.close()
+
+    def receive_into(self, buffer):
+        """Fill buffer with the call's next packet; return its size in bytes, 0 at the end."""
+        while not self.stop_event.is_set():
+            try:
+                size, source = self.sock.recvfrom_into(buffer)
+            except (BlockingIOError, socket.timeout, ConnectionError):
+                continue  # nothing for WAKE_SECONDS, or an ICMP error of an earlier packet
+            flow = self.flow
+            if size < 12 or buffer[0] & 0xC0 != 0x80 or buffer[1] & 127 not in flow.formats:
+                continue  # not RTP, RTCP, comfort noise, or not negotiated
+            if flow.receiving and (source == flow.source or flow.accept(source, self.peer_ip)):
+                self.packets_in += 1
+                return size
+        return 0
+
+    def __iter__(self):
+        buffer = bytearray(MAX_PACKET)
+        while True:
+            size = self.receive_into(buffer)
+            if not size:
+                return
+            try:
+                packet = RTPPacket.parse(memoryview(buffer)[:size])
+            except ValueError as error:
+                log.debug("packet ignored: %s", error)
+                continue
+            yield packet
+
+    def send(self, payload, payload_type=8, marker=False, step=FRAME):
+        """Send one packet of audio; step: timestamp units it lasts. Silent while on hold."""
+        packet = RTPPacket(payload_type, self.sequence, self.timestamp, self.ssrc, payload, marker)
+        self.timestamp = self.timestamp + step & 0xFFFFFFFF
+        self.transmit(packet.serialize())
+
+    def transmit(self, data):
+        """Send the bytes of a packet numbered with `sequence`, unless the call is held."""
+        flow = self.flow
+        if not flow.sending:
+            return
+        try:
+            self.sock.sendto(data, flow.target)
+        except OSError as error:
+            log.debug("RTP to %s:%d not sent: %s", flow.target[0], flow.target[1], error)
+            return
+        self.sequence = self.sequence + 1 & 0xFFFF
+        self.packets_out += 1
+
+    def echo(self):
+        """Send back what comes until the call ends.
+
+        SSRC and sequence numbers are our own (RFC 3550 8.2: mirrored ones are a loop); payload,
+        marker and timestamp steps stay.
+        """
+        buffer = bytearray(MAX_PACKET)
+        view = memoryview(buffer)
+        unpack, pack = HEADER.unpack_from, HEADER.pack_into
+        while True:
+            size = self.receive_into(buffer)
+            if not size:
+                return
+            first, second, sequence, timestamp, ssrc = unpack(buffer)
+            if first != 0x80:  # padding, an extension or CSRCs: leave them out
+                size = _strip(buffer, size)
+            heard = ssrc, sequence
+            if heard == self._heard or not size or ssrc == self.ssrc:
+                continue  # a repeat, malformed, or our own packet looped back
+            if self._heard is None or self._heard[0] != ssrc:
+                self._shift = self.timestamp - timestamp  # a new source: ours goes on
+            self._heard = heard
+            ours = timestamp + self._shift & 0xFFFFFFFF
+            self.timestamp = ours + FRAME & 0xFFFFFFFF
+            out_type = self.flow.formats.get(second & 127, second & 127)
+            pack(buffer, 0, 0x80, second & 128 | out_type, self.sequence, ours, self.ssrc)
+            self.transmit(view[:size])
+
+
+def _strip(buffer, size):
+    """Rewrite the packet in buffer without padding, extension and CSRCs; return its size or 0."""
+    try:
+        data = RTPPacket.parse(memoryview(buffer)[:size]).serialize()
+    except ValueError:
+        return 0
+    buffer[:len(data)] = data
+    return len(data)
+
+
+def echo(session):
+    """Serve a call with its own voice: the default, in the call's thread."""
+    session.echo()
+
+
+def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
+    """Echo one call's RTP at server_ip:rtp_port until stop_event is set; by itself, without SIP.
+
+    remote_sdp: the other side's session description, str or bytes. Returns within a second of
+    the event, the port free again. Raises SDPError (a ValueError) or OSError.
+    """
+    agreement = sdp.LocalSession(server_ip, rtp_port).answer(remote_sdp)[1]
+    session = RTPSession(open_rtp_socket(server_ip, rtp_port), stop_event=stop_event)
+    session.update(agreement.remote, agreement.formats, agreement.sending, agreement.receiving)
+    session.run(echo)

@@ -1,0 +1,203 @@
+"""Session descriptions: read one, and hold our side of offer and answer (RFC 8866, RFC 3264).
+
+Imports: codec.
+"""
+
+import ipaddress
+import re
+import secrets
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from codec import CODECS, EVENT
+
+DIRECTIONS = {  # attribute: (it sends, it receives)
+    "sendrecv": (True, True), "sendonly": (True, False),
+    "recvonly": (False, True), "inactive": (False, False),
+}
+PORT = re.compile("[0-9]{1,5}")
+STATIC = {str(codec.payload_type): codec for codec in CODECS}
+
+
+class SDPError(ValueError):
+    """A description that can't be used: malformed, or (with a warning, RFC 3261 20.43) unusable."""
+
+    def __init__(self, reason, warning=0):
+        super().__init__(reason)
+        self.warning = warning
+
+
+class MediaLine:
+    """One m= line of a description with what applies to it."""
+
+    def __init__(self, value, address, direction):
+        words = value.split()
+        port = words[1].partition("/")[0] if len(words) > 3 else ""
+        if not PORT.fullmatch(port) or int(port) > 65535:
+            raise SDPError("malformed m= line")
+        self.kind, self.port, self.proto, self.formats = words[0], int(port), words[2], words[3:]
+        self.address = address  # the words of its c= line
+        self.direction = direction
+        self.rtpmap = {}  # payload type (str): "PCMA/8000"
+
+    def find(self, codec):
+        """Return [(payload type, codec)] for the first format that stands for codec, or []."""
+        for pt in self.formats:
+            name = self.rtpmap.get(pt, "").upper()
+            wanted = "%s/%d" % (codec.name.upper(), codec.rate)
+            static = pt not in self.rtpmap and STATIC.get(pt) is codec
+            if PORT.fullmatch(pt) and (static or name in (wanted, wanted + "/1")):
+                return [(int(pt), codec)]
+        return []
+
+    def remote(self):
+        """Return (ip, port) to send to, or None where nothing may be sent to. Raises SDPError."""
+        if len(self.address) < 3:
+            raise SDPError("no c= line")
+        try:
+            ip = ipaddress.IPv4Address(self.address[2].partition("/")[0])
+        except ValueError:
+            raise SDPError("connection address is not IPv4", 301) from None
+        return (str(ip), self.port) if sendable(ip) and self.port else None
+
+    def refused(self):
+        """Return the m= line that turns this one down (RFC 3264 6)."""
+        return "m=%s 0 %s %s" % (self.kind, self.proto, self.formats[0])
+
+
+class Agreement(NamedTuple):
+    """What offer and answer settled, for the RTP side."""
+
+    remote: Optional[Tuple[str, int]]  # (ip, port) to send to; None: nowhere
+    formats: Dict[int, int]  # payload type we receive: payload type we send
+    sending: bool
+    receiving: bool
+    codec: str
+
+
+NOTHING = Agreement(None, {}, False, False, "none")
+
+
+def sendable(ip):
+    """Say whether an IPv4Address is one host's: not 0.0.0.0 (hold), multicast or broadcast."""
+    return not (ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address(0xFFFFFFFF))
+
+
+def parse(body) -> List[MediaLine]:
+    """Return the m= lines of a description, str or bytes. Raises SDPError.
+
+    Lenient: LF line ends, unknown lines and attributes, and any order below an m= line.
+    """
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    media, address, direction = [], [], "sendrecv"
+    for line in text.split("\n"):
+        kind, _, value = line.strip().partition("=")
+        name, _, argument = value.partition(":")
+        if kind == "m":
+            media.append(MediaLine(value, address, direction))
+        elif kind == "c" and media:
+            media[-1].address = value.split()
+        elif kind == "c":
+            address = value.split()
+        elif kind == "a" and value in DIRECTIONS and media:
+            media[-1].direction = value
+        elif kind == "a" and value in DIRECTIONS:
+            direction = value
+        elif kind == "a" and name == "rtpmap" and media:
+            payload_type, _, encoding = argument.strip().partition(" ")
+            media[-1].rtpmap[payload_type] = encoding.strip()
+    if not media:
+        raise SDPError("no m= line")
+    return media
+
+
+class LocalSession:
+    """Our side of a call's offers and answers.
+
+    ip, port: where our RTP socket is reached. The version in o= rises only when what we say
+    changes (RFC 3264 8).
+    """
+
+    def __init__(self, ip, port):
+        self.ip, self.port = ip, port
+        self._id, self._version, self._said = secrets.randbits(31), 0, None
+        self._slots = [None]  # the m= lines so far: the refusal of each, None where our audio is
+        self._formats = [(codec.payload_type, codec) for codec in CODECS + (EVENT,)]
+
+    def answer(self, offer):
+        """Take an offer; return (answer as bytes, Agreement). Raises SDPError and forgets it."""
+        media = parse(offer)
+        chosen = choose(media)
+        line = media[chosen]
+        formats = pick_formats(line)
+        agreement = agree(line, formats, formats)
+        self._slots = [m.refused() for m in media]
+        self._slots[chosen] = None
+        self._formats = formats
+        return self._describe(agreement.sending, agreement.receiving), agreement
+
+    def offer(self):
+        """Return our full offer: sendrecv, whatever was held before (RFC 6337 5.3)."""
+        return self._describe(True, True)
+
+    def on_answer(self, answer):
+        """Take the answer to our offer; return the Agreement. Raises SDPError."""
+        media, at = parse(answer), self._slots.index(None)
+        if at >= len(media) or not media[at].port:
+            return NOTHING
+        return agree(media[at], self._formats, pick_formats(media[at]))
+
+    def _describe(self, sending, receiving):
+        direction = {v: k for k, v in DIRECTIONS.items()}[sending, receiving]
+        lines = [line for slot in self._slots
+                 for line in ([slot] if slot else self._audio(direction))]
+        if lines != self._said:
+            self._said, self._version = lines, self._version + 1
+        head = ["v=0", "o=- %d %d IN IP4 %s" % (self._id, self._version, self.ip), "s=-",
+                "c=IN IP4 " + self.ip, "t=0 0"]
+        return ("\r\n".join(head + lines) + "\r\n").encode()
+
+    def _audio(self, direction):
+        types = " ".join(str(pt) for pt, _ in self._formats)
+        lines = ["m=audio %d RTP/AVP %s" % (self.port, types)]
+        lines += ["a=rtpmap:%d %s/%d" % (pt, c.name, c.rate) for pt, c in self._formats]
+        lines += ["a=fmtp:%d 0-15" % pt for pt, c in self._formats if c is EVENT]
+        return lines + ["a=ptime:20", "a=" + direction]
+
+
+def choose(media):
+    """Return the index of the m= line to take: the first usable audio. Raises SDPError."""
+    refusals = [SDPError("no audio offered", 304)]
+    for index, line in enumerate(media):
+        if line.kind != "audio" or not line.port:
+            continue
+        try:
+            if line.proto.upper() != "RTP/AVP":
+                raise SDPError("audio is offered over %r only" % line.proto, 302)
+            pick_formats(line)
+            line.remote()
+            return index
+        except SDPError as error:
+            refusals.append(error)
+    raise refusals[-1]
+
+
+def pick_formats(line):
+    """Return [(payload type, codec), (payload type, EVENT) if offered]. Raises SDPError."""
+    for codec in CODECS:
+        if line.find(codec):
+            return line.find(codec) + line.find(EVENT)
+    names = ", ".join("%s/%d" % (codec.name, codec.rate) for codec in CODECS)
+    raise SDPError("no common codec; spoken here: " + names, 305)
+
+
+def agree(line, ours, theirs):
+    """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
+
+    ours, theirs: [(payload type, codec)], what each side wants to receive.
+    """
+    they_send, they_receive = DIRECTIONS[line.direction]
+    remote = line.remote()
+    types = {codec: pt for pt, codec in theirs}
+    formats = {pt: types[codec] for pt, codec in ours if codec in types}
+    return Agreement(remote, formats, they_receive and remote is not None, they_send,
+                     theirs[0][1].name)

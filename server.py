@@ -1,0 +1,428 @@
+"""The SIP server: one loop for datagrams, timers and posted calls; the calls and their media; main.
+
+All SIP state lives in the thread that runs `serve_forever`; other threads reach it by `call_soon`
+alone. Every call has an RTP thread, and this module is where the two halves meet.
+Imports: everything.
+"""
+
+import argparse
+import ipaddress
+import logging
+import os
+import queue
+import sched
+import signal
+import socket
+import sys
+import threading
+import time
+
+import config
+import rtp
+import sdp
+from sip_dialog import Call, CallTable, hop_address
+from sip_message import SIPError, SIPMessage
+from sip_methods import ALLOW, METHODS, NOT_ALLOWED, send_2xx
+from sip_response import SIPResponse, response_address, serialize
+from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
+from sip_utils import new_branch, new_tag
+
+log = logging.getLogger("server")
+
+MAX_DATAGRAM = 65535  # bytes
+STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
+
+
+class SIPServer:
+    """A SIP server on one UDP port.
+
+    config: a Config. media: a function called as media(session) with each call's RTPSession, in
+    the call's own thread; the call goes on when it returns. clock: seconds, monotonic.
+    """
+
+    def __init__(self, config, media=rtp.echo, clock=time.monotonic):
+        self.config, self.media, self.clock = config, media, clock
+        self.calls = CallTable()
+        self.sock, self.port = None, config.sip_port
+        self.running, self.stopping = True, False
+        self._posted = queue.SimpleQueue()
+        self._timers = sched.scheduler(clock, lambda seconds: None)
+        self.transactions = ServerTransactions(self.send, self.after)
+        self.requests = ClientTransactions(self.send, self.after)
+        self._next_rtp_port = None
+
+    # The loop
+
+    def open(self):
+        """Bind the SIP port. Raises OSError."""
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # what bursts need
+        self.sock.bind((self.config.bind_ip, self.config.sip_port))
+        self.port = self.sock.getsockname()[1]
+
+    def serve_forever(self):
+        """Serve until `stop` has ended the last call; then close everything."""
+        try:
+            while True:
+                seconds = self.run_due()
+                if not self.running:
+                    break
+                self._receive_one(seconds)
+        finally:
+            for call in self.calls:
+                call.media.stop()
+            self.sock.close()
+
+    def run_due(self):
+        """Run what was posted and is due; return the seconds to the next timer, None for none."""
+        while not self._posted.empty():
+            self.guard(*self._posted.get())
+        return self._timers.run(blocking=False)
+
+    def _receive_one(self, seconds):
+        self.sock.settimeout(seconds)
+        try:
+            data, address = self.sock.recvfrom(MAX_DATAGRAM)
+        except socket.timeout:
+            return
+        except ConnectionError as error:
+            log.debug("socket: %s", error)  # an ICMP error of something sent before
+            return
+        if data.strip(b"\r\n\0"):
+            self.guard(self.receive, data, address)
+
+    def guard(self, function, *args):
+        """Call function; what it raises is logged and ends nothing else."""
+        try:
+            function(*args)
+        except Exception:
+            log.exception("%s failed", getattr(function, "__name__", function))
+
+    def after(self, seconds, function, *args):
+        """Call function(*args) in the SIP thread when so many seconds have passed."""
+        self._timers.enter(seconds, 0, self.guard, (function,) + args)
+
+    def call_soon(self, function, *args):
+        """Call function(*args) in the SIP thread; from any thread, or a signal handler."""
+        self._posted.put((function,) + args)
+        ip = "127.0.0.1" if self.config.bind_ip == "0.0.0.0" else self.config.bind_ip
+        try:
+            self.sock.sendto(b"", (ip, self.port))  # wakes the loop
+        except OSError as error:
+            log.debug("the loop was not woken: %s", error)
+
+    def stop(self):
+        """Send BYE to every call; the loop ends with the answers, or after STOP_SECONDS."""
+        self.stopping = True
+        log.info("stopping, %d calls up", len(self.calls))
+        self.after(STOP_SECONDS, self._quit)
+        for call in self.calls:
+            call.on("hang up", why="the server stops")
+        if not len(self.calls):
+            self._quit()
+
+    def _quit(self):
+        self.running = False
+
+    # Messages in and out
+
+    def send(self, data, address):
+        log.debug("to %s:%d %r", address[0], address[1], data)
+        try:
+            self.sock.sendto(data, address)
+        except OSError as error:
+            log.warning("nothing can be sent to %s:%d: %s", address[0], address[1], error)
+
+    def receive(self, data, address):
+        """Take one datagram: drop it, or give it to whom it concerns, or answer it."""
+        log.debug("from %s:%d %r", address[0], address[1], data)
+        message = SIPMessage(data, address)
+        if not message.valid:
+            log.debug("dropped: not SIP")
+        elif message.is_response():
+            if not self.requests.on_response(message):
+                log.debug("dropped: a response to nothing we sent")
+        else:
+            self._receive_request(message)
+
+    def _receive_request(self, request):
+        try:
+            request.check()
+            if self.transactions.absorb(request):
+                return
+            if request.method() != "ACK":
+                self.transactions.begin(request)
+            self._dispatch(request)
+        except SIPError as error:
+            self.refuse(request, error)
+        except Exception:
+            log.exception("a %s failed", request.method())
+            self.refuse(request, SIPError(500, ""))
+
+    def _dispatch(self, request):
+        """Check in the order of RFC 3261 8.2, then call the method's function."""
+        method = request.method()
+        handler = METHODS.get(method)
+        if handler is None:
+            raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])
+        if method not in ("ACK", "CANCEL"):  # RFC 3261 8.2.2.3 and 9.1
+            if not request.to_tag and self.transactions.is_merged(request):
+                raise SIPError(482, "")
+            unsupported = request.headers_all("Require")
+            if unsupported:
+                raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
+            if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:
+                raise SIPError(503, "", [("Retry-After", "10")])
+        handler(self, request)
+
+    def respond(self, request, code, reason="", headers=(), body=b"", to_tag=""):
+        """Answer a request; return (bytes, address) of the response."""
+        data = bytes(SIPResponse(code, reason, request, to_tag, headers, body))
+        address = response_address(request)
+        if request.transaction:
+            request.transaction.respond(code, data, address)
+        else:
+            self.send(data, address)  # RFC 3261 8.2.7: a request too bad to keep
+        return data, address
+
+    def refuse(self, request, error):
+        """Answer with the status of a SIPError; an ACK is never answered."""
+        if request.method() == "ACK":
+            log.debug("bad ACK dropped: %s", error)
+            return
+        log.info("%s from %s:%d refused: %d %s", ascii(request.method()), request.source[0],
+                 request.source[1], error.status, error.reason)
+        self.respond(request, error.status, error.reason, error.headers)
+
+    def request(self, method, branch, data, next_hop, on_final):
+        """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""
+        def go(address):
+            self.requests.send(method, branch, data, address, on_final)
+
+        def look_up(host, port):
+            try:
+                found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)
+                self.call_soon(go, found[0][4])
+            except (OSError, UnicodeError) as error:
+                log.warning("%s can't be sent to %r: %s", method, host, error)
+                self.call_soon(on_final, None)
+
+        try:
+            host, port = hop_address(next_hop)
+            if host.replace(".", "").isdigit():
+                go((str(ipaddress.IPv4Address(host)), port))
+            else:
+                threading.Thread(target=look_up, args=(host, port), daemon=True).start()
+        except (ValueError, RuntimeError) as error:
+            log.warning("%s can't be sent to %r: %s", method, next_hop, error)
+            on_final(None)
+
+    # Calls
+
+    def new_call(self, request):
+        """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
+        ip = self.address_towards(request.source[0])
+        call = Call(request, "%s:%d" % (ip, self.port), self.send, self.after, self.request,
+                    self.release)
+        offer = request.sdp()
+        call.media = self.open_media(request.source[0])
+        try:
+            call.session = sdp.LocalSession(ip, call.media.port)
+            body = self.negotiate(call, offer)
+        except Exception:
+            call.media.stop()
+            raise
+        return call, body
+
+    def open_media(self, peer_ip):
+        """Return an RTPSession on a free port; SIPError 486 where there is none."""
+        try:
+            sock = rtp.open_rtp_socket(self.config.bind_ip, self.config.rtp_port_start,
+                                       self.config.rtp_port_end, self._next_rtp_port)
+        except OSError as error:
+            log.warning("no RTP port: %s", error)
+            # not 503: CUBE would take the whole trunk out of service for it
+            raise SIPError(486, "") from None
+        session = rtp.RTPSession(sock, peer_ip)
+        self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
+        return session
+
+    def answer(self, call, body):
+        """Answer a new call with 200 and start its RTP thread."""
+        try:
+            call.media.start(self.media)
+        except RuntimeError as error:
+            log.warning("no RTP thread: %s", error)
+            raise SIPError(486, "") from None
+        call.began = self.clock()
+        source, flow = call.invite.source, call.media.flow
+        log.info("call from %r to %r began: SIP %s:%d, RTP port %d, theirs %s", call.caller,
+                 call.called, source[0], source[1], call.media.port, flow.remote or "not known yet")
+        send_2xx(self, call, call.invite, body, offered=not flow.formats)
+        if self.config.rtp_timeout:
+            self.watch(call, 0, call.began)
+
+    def negotiate(self, call, offer):
+        """Return our answer to an offer, applied to the media; our own offer for None.
+
+        Raises SIPError 488, or 400 for a malformed offer; nothing has changed then.
+        """
+        if offer is None:
+            return call.session.offer()
+        try:
+            body, agreement = call.session.answer(offer)
+        except sdp.SDPError as error:
+            raise refusal(error, call.host) from None
+        self.apply(call, agreement)
+        return body
+
+    def take_answer(self, call, ack):
+        """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""
+        try:
+            answer = ack.sdp()
+            if answer is not None:
+                self.apply(call, call.session.on_answer(answer))
+        except (SIPError, sdp.SDPError) as error:
+            log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
+            call.on("hang up", why="unusable SDP answer")
+        if not call.media.flow.formats:
+            log.info("call from %r: no audio agreed in the ACK", call.caller)
+            self.after(TIMEOUT, self._check_agreed, call)
+
+    def _check_agreed(self, call):
+        if not call.media.flow.formats:
+            call.on("hang up", why="no SDP answer")
+
+    def apply(self, call, agreement):
+        """Tell the RTP side what was agreed, unless it would send to ourselves."""
+        remote = agreement.remote
+        if remote and self.is_own(remote):
+            log.warning("call from %r wants its audio at our own %s:%d; none is sent",
+                        call.caller, *remote)
+            remote = None
+        call.media.update(remote, agreement.formats, agreement.sending, agreement.receiving)
+
+    def is_full(self):
+        return 0 < self.config.max_calls <= len(self.calls)
+
+    def release(self, call):
+        """End a call's media; take its row out once it has ended."""
+        call.media.stop()
+        if call.state != "ended":
+            return
+        self.calls.remove(call)
+        seconds = self.clock() - call.began if call.began is not None else 0.0
+        log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out",
+                 call.caller, call.called, seconds, call.why, call.media.packets_in,
+                 call.media.packets_out)
+        if self.stopping and not len(self.calls):
+            self._quit()
+
+    def watch(self, call, packets, since):
+        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
+        if call.over:
+            return
+        flow, now = call.media.flow, self.clock()
+        if call.media.packets_in != packets or not (flow.sending and flow.receiving):
+            packets, since = call.media.packets_in, now
+        if now - since >= self.config.rtp_timeout:
+            call.on("hang up", why="no RTP for %d s" % (now - since))
+        else:
+            self.after(self.config.rtp_timeout / 4, self.watch, call, packets, since)
+
+    def address_towards(self, ip):
+        """Return the address a caller at ip is told to send to."""
+        if self.config.advertised_ip or self.config.bind_ip != "0.0.0.0":
+            return self.config.advertised_ip or self.config.bind_ip
+        return local_address(ip)
+
+    def is_own(self, address):
+        """Say whether an (ip, port) is our SIP socket or the RTP socket of a call."""
+        ip, port = address
+        ports = [self.port] + [call.media.port for call in self.calls]
+        return port in ports and (ip.startswith("127.") or ip == self.config.advertised_ip
+                                  or ip == local_address(ip))
+
+
+def refusal(error, agent):
+    """Return the SIPError for an SDPError: 488 with its Warning, or 400 for a malformed one."""
+    if not error.warning:
+        return SIPError(400, "Malformed SDP: %s" % error)
+    text = str(error).replace("\\", "/").replace('"', "'")
+    return SIPError(488, "", [("Warning", '%d %s "%s"' % (error.warning, agent, text))])
+
+
+def local_address(ip):
+    """Return the address of this machine that faces ip (nothing is sent)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((ip, 9))
+            return probe.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"
+
+
+def ping(settings):
+    """Send OPTIONS to the server that runs with these settings; return whether it serves."""
+    ip = "127.0.0.1" if settings.bind_ip == "0.0.0.0" else settings.bind_ip
+    uri, tag = "sip:%s:%d" % (ip, settings.sip_port), new_tag()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect((ip, settings.sip_port))
+            for _ in range(3):
+                here = "%s:%d" % sock.getsockname()
+                sock.send(serialize("OPTIONS %s SIP/2.0" % uri, [
+                    ("Via", "SIP/2.0/UDP %s;branch=%s;rport" % (here, new_branch())),
+                    ("Max-Forwards", "0"), ("From", "<sip:ping@%s>;tag=%s" % (here, tag)),
+                    ("To", "<%s>" % uri), ("Call-ID", new_tag()), ("CSeq", "1 OPTIONS")]))
+                try:
+                    return SIPMessage(sock.recv(MAX_DATAGRAM)).status not in (0, 503)
+                except socket.timeout:
+                    continue
+        except OSError as error:
+            print("ping: %s: %s" % (uri, error), file=sys.stderr)
+            return False
+    print("ping: %s does not answer" % uri, file=sys.stderr)
+    return False
+
+
+def main(media=rtp.echo, argv=None):
+    """Run the server with the settings of the environment; media(session) serves each call."""
+    parser = argparse.ArgumentParser(
+        prog="server.py", description="Answer SIP calls and play their own voice back.",
+        epilog=config.help_text(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ping", action="store_true",
+                        help="send OPTIONS to the running server; exit 0 if it serves, else 1")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = config.Config.from_env(os.environ)
+    except config.ConfigError as error:
+        parser.exit(2, "server.py: %s\n" % error)
+    if arguments.ping:
+        sys.exit(0 if ping(settings) else 1)
+    logging.basicConfig(level=settings.log_level.upper(),
+                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    server = SIPServer(settings, media)
+    try:
+        server.open()
+    except OSError as error:
+        parser.exit(1, "server.py: SIP_PORT=%d on BIND_IP=%s: %s\n"
+                    % (settings.sip_port, settings.bind_ip, error.strerror or error))
+
+    def on_signal(number, frame):
+        if server.stopping or not server.running:
+            sys.exit(1)
+        server.call_soon(server.stop)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    here = server.address_towards("127.0.0.1")
+    log.info("listening on UDP %s:%d; call sip:echo@%s:%d",
+             settings.bind_ip, server.port, here, server.port)
+    server.serve_forever()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""One call as its callee: the dialog, its state table, its own requests; and the call table.
+
+A Call takes what it needs to act as functions and has no socket, clock or thread of its own.
+All of it runs in the SIP thread; only CallTable may be read from others.
+Imports: sip_message, sip_response, sip_transaction (for T1, T2), sip_utils.
+"""
+
+import logging
+import re
+import threading
+
+from sip_response import SIP_PORT, serialize
+from sip_transaction import T1, T2, TIMEOUT
+from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
+                       parse_uri)
+
+log = logging.getLogger(__name__)
+
+PLAIN_USER = re.compile(r"[A-Za-z0-9+._\-]+")
+
+# (state, event): (next state, action or None). An event without a row changes nothing.
+# RFC 3261 15: no BYE of ours before the ACK, or 64*T1 without one.
+TRANSITIONS = {
+    ("proceeding", "answer"): ("answered", "start_resending"),
+    ("proceeding", "cancel"): ("ended", "finish"),
+    ("proceeding", "bye"): ("ended", "finish"),
+    ("proceeding", "hang up"): ("ended", "finish"),
+    ("answered", "answer"): ("answered", "start_resending"),  # a re-INVITE overtook its ACK
+    ("answered", "ack"): ("confirmed", None),
+    ("answered", "bye"): ("ended", "finish"),
+    ("answered", "no ack"): ("closing", "send_bye"),
+    ("answered", "hang up"): ("hanging up", None),
+    ("hanging up", "ack"): ("closing", "send_bye"),
+    ("hanging up", "bye"): ("ended", "finish"),
+    ("hanging up", "no ack"): ("closing", "send_bye"),
+    ("confirmed", "answer"): ("answered", "start_resending"),  # re-INVITE
+    ("confirmed", "hang up"): ("closing", "send_bye"),
+    ("confirmed", "bye"): ("ended", "finish"),
+    ("closing", "bye"): ("ended", "finish"),  # the two BYEs crossed
+    ("closing", "bye done"): ("ended", "finish"),
+}
+
+
+class Unacked:
+    """A 2xx to an INVITE that waits for its ACK. offered: it carried our offer."""
+
+    def __init__(self, cseq, data, address, offered):
+        self.cseq, self.data, self.address, self.offered = cseq, data, address, offered
+
+
+class Call:
+    """One INVITE dialog, seen from the callee (RFC 3261 12.1.1).
+
+    invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
+    What the dialog acts by: send(data, address); after(seconds, function, *args);
+    request(method, branch, data, next_hop, on_final); release(call), called when the media are to
+    end and again when the call itself has ended.
+    """
+
+    def __init__(self, invite, host, send, after, request, release):
+        self.state, self.why = "proceeding", ""
+        self.invite, self.host = invite, host
+        self._send, self._after, self._request, self._release = send, after, request, release
+        self.call_id, self.remote_tag = invite.header("Call-ID"), invite.from_tag
+        self.local_tag = new_tag()
+        self.remote = invite.header("From")
+        self.local = "%s;tag=%s" % (invite.header("To"), self.local_tag)
+        self.remote_cseq, self.local_cseq = invite.cseq[0], 0
+        self.routes = invite.headers_all("Record-Route")  # in order, for a UAS
+        self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
+        self.refresh_target(invite)
+        self.caller, self.called = get_caller_number(invite), get_called_number(invite)
+        self.unacked = None  # the Unacked of the last 2xx
+        self.media = self.session = None  # RTP and SDP side, given by the server
+        self.began = None  # when it was answered, by the server's clock
+
+    @property
+    def key(self):
+        return self.call_id, self.local_tag, self.remote_tag
+
+    @property
+    def over(self):
+        """True once nothing but a BYE is worth answering."""
+        return self.state in ("hanging up", "closing", "ended")
+
+    @property
+    def contact(self):
+        """Our Contact: the user that was called, where that needs no escaping, at our address."""
+        user = parse_uri(self.invite.uri).user
+        return "<sip:%s%s>" % (user + "@" if PLAIN_USER.fullmatch(user) else "", self.host)
+
+    def on(self, event, *args, why=""):
+        """Move by TRANSITIONS and act; return whether the event had a row in this state."""
+        row = TRANSITIONS.get((self.state, event))
+        if row is None:
+            log.debug("call %r: %s while %s changes nothing", self.call_id, event, self.state)
+            return False
+        self.state, action = row
+        self.why = self.why or why
+        if action:
+            getattr(self, action)(*args)
+        return True
+
+    def refresh_target(self, request):
+        """Take the Contact of an INVITE or UPDATE as the new remote target (RFC 3261 12.2.2)."""
+        contacts = request.headers_all("Contact")
+        if contacts:
+            self.target = parse_address(contacts[0]).uri
+
+    def on_ack(self, cseq):
+        """Take an ACK; return the Unacked it confirms, None for a repeat or a stray."""
+        unacked = self.unacked
+        if unacked is None or unacked.cseq != cseq:
+            return None
+        self.unacked = None
+        return unacked
+
+    # actions
+
+    def start_resending(self, unacked):
+        """Resend the 2xx T1, 2*T1 ... T2 until the ACK; give up at 64*T1 (RFC 3261 13.3.1.4)."""
+        self.unacked = unacked
+        self._after(T1, self._resend, unacked, T1)
+        self._after(TIMEOUT, self._no_ack, unacked)
+
+    def _resend(self, unacked, interval):
+        if self.unacked is unacked:
+            self._send(unacked.data, unacked.address)
+            interval = min(2 * interval, T2)
+            self._after(interval, self._resend, unacked, interval)
+
+    def _no_ack(self, unacked):
+        if self.unacked is unacked:
+            self.on("no ack", why="no ACK")
+
+    def send_bye(self):
+        """End the media and ask the other side to end the call."""
+        self.unacked = None
+        self._release(self)
+        branch, data, next_hop = self.build_request("BYE")
+        self._request("BYE", branch, data, next_hop, self._on_bye_answer)
+
+    def _on_bye_answer(self, response):
+        # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
+        log.debug("call %r: BYE answered with %s", self.call_id, response and response.status)
+        self.on("bye done")
+
+    def finish(self):
+        """End the call for good."""
+        self.unacked = None
+        self._release(self)
+
+    # our own requests
+
+    def build_request(self, method, headers=(), body=b""):
+        """Return (branch, bytes, next hop as a URI) of a request in the dialog.
+
+        RFC 3261 12.2.1.1: the next hop is the first route or the remote target, never the source
+        of a packet; a first route without lr is a strict router and becomes the Request-URI.
+        """
+        uri, routes = self.target, list(self.routes)
+        if routes:
+            next_hop = parse_address(routes[0]).uri
+            if not is_loose(next_hop):
+                routes = routes[1:] + ["<%s>" % uri]
+                uri = next_hop
+        else:
+            next_hop = uri
+        self.local_cseq += 1
+        branch = new_branch()
+        lines = [("Via", "SIP/2.0/UDP %s;branch=%s;rport" % (self.host, branch)),
+                 ("Max-Forwards", "70")]
+        lines += [("Route", route) for route in routes]
+        lines += [("From", self.local), ("To", self.remote), ("Call-ID", self.call_id),
+                  ("CSeq", "%d %s" % (self.local_cseq, method))]
+        return branch, serialize("%s %s SIP/2.0" % (method, uri), lines + list(headers), body), next_hop
+
+
+def is_loose(uri):
+    """Say whether a route's URI is a loose router's (RFC 3261 19.1.1)."""
+    try:
+        return "lr" in parse_uri(uri).params
+    except ValueError:
+        return True
+
+
+def hop_address(uri):
+    """Return (host, port) a SIP URI is sent to: maddr before host, 5060 if no port is written.
+
+    Raises ValueError for what is no SIP URI.
+    """
+    parsed = parse_uri(uri)
+    host = parsed.params.get("maddr") or parsed.host
+    if not host:
+        raise ValueError("no host in %r" % uri)
+    return host, parsed.port or SIP_PORT
+
+
+class CallTable:
+    """The calls that are up, by Call-ID, our tag and theirs."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._calls = {}
+
+    def add(self, call):
+        with self._lock:
+            self._calls[call.key] = call
+
+    def remove(self, call):
+        with self._lock:
+            self._calls.pop(call.key, None)
+
+    def find(self, request):
+        """Return the call a request belongs to, or None."""
+        with self._lock:
+            return self._calls.get((request.header("Call-ID"), request.to_tag, request.from_tag))
+
+    def __len__(self):
+        with self._lock:
+            return len(self._calls)
+
+    def __iter__(self):
+        with self._lock:
+            return iter(list(self._calls.values()))

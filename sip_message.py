@@ -1,0 +1,247 @@
+"""One SIP message, taken apart: SIPMessage(raw), and SIPError, the refusal with a status.
+
+The constructor never raises, whatever the bytes: `.valid` says whether they are SIP at all, and
+`check()` raises the SIPError that a request with a defect is to be answered with.  Bytes in, str
+inside: what is not UTF-8 survives as surrogate escapes.  Imports: sip_utils.
+"""
+
+import re
+
+from sip_utils import DIGITS, TOKEN, parse_address, parse_cseq, parse_uri, parse_via, split_list
+
+COMPACT = {  # RFC 3261 7.3.3, RFC 4028, 6665, 3515, 3892, 3841
+    "a": "accept-contact", "b": "referred-by", "c": "content-type", "d": "request-disposition",
+    "e": "content-encoding", "f": "from", "i": "call-id", "j": "reject-contact",
+    "k": "supported", "l": "content-length", "m": "contact", "o": "event", "r": "refer-to",
+    "s": "subject", "t": "to", "u": "allow-events", "v": "via", "x": "session-expires",
+}
+LISTS = frozenset("""
+    accept accept-encoding accept-language alert-info allow allow-events call-info contact
+    content-encoding content-language diversion history-info in-reply-to p-asserted-identity
+    proxy-require reason record-route remote-party-id require route supported unsupported via
+    warning
+""".split())  # headers in which a comma separates values (RFC 3261 7.3.1)
+SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
+REQUIRED = ("Via", "From", "To", "Call-ID", "CSeq")  # Cisco's BYE may lack Max-Forwards
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+FOLD = re.compile(r"\r?\n[ \t]+")
+# Bodies that trunks send beside or instead of SDP and that a call can do without.
+IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig", "text/plain",
+                       "application/x-q931", "application/x-cisco-cpa", "application/rs-metadata"))
+
+
+class SIPError(Exception):
+    """A request refused: the status, its reason phrase and the headers that go with it."""
+
+    def __init__(self, status, reason, headers=()):
+        super().__init__(status, reason)
+        self.status, self.reason, self.headers = status, reason, list(headers)
+
+
+class SIPMessage:
+    """A request or response.
+
+    raw: str or bytes, one datagram. source: (ip, port) it came from, or None.
+    Fields: `uri` (Request-URI), `status`, `reason`, `body` (bytes), `start_line`.
+    """
+
+    def __init__(self, raw, source=None):
+        if isinstance(raw, str):
+            raw = raw.encode("utf-8", "surrogatepass")
+        self.source = source
+        self.transaction = None  # the server transaction, once there is one
+        self.valid, self.uri, self.status, self.reason, self.version = False, "", 0, "", ""
+        self._method, self._defect = "", ""
+        head, self.body = split_head(bytes(raw).lstrip(b"\r\n"))
+        self.start_line, _, fields = FOLD.sub(" ", head).partition("\n")
+        self.start_line = self.start_line.rstrip("\r")
+        self._read_start_line()
+        self._fields, malformed = parse_fields(fields)
+        if malformed:
+            self._defect = self._defect or "Malformed header line"
+        self._cut_body()
+
+    def is_request(self):
+        return self.valid and not self.status
+
+    def is_response(self):
+        return self.valid and self.status > 0
+
+    def method(self):
+        """Return the request's method, or the one a response's CSeq names; "" for none."""
+        if self._method or not self.valid:
+            return self._method
+        return (self.header("CSeq", "").split() + ["", ""])[1]
+
+    def header(self, name, default=None):
+        """Return the first line of that name as it stands (any case, long or compact)."""
+        return self._fields.get(long_name(name), [default])[0]
+
+    def headers_all(self, name):
+        """Return every value of that name in order, comma-joined ones apart; [] for none."""
+        name = long_name(name)
+        lines = self._fields.get(name, [])
+        return [v for line in lines for v in split_list(line)] if name in LISTS else list(lines)
+
+    def _read_start_line(self):
+        words = self.start_line.split(" ")
+        if words[0].upper().startswith("SIP/"):
+            if len(words) > 1 and re.fullmatch("[1-6][0-9][0-9]", words[1]):
+                self.valid, self.version, self.status = True, words[0].upper(), int(words[1])
+                self.reason = " ".join(words[2:])
+            return
+        words = self.start_line.split()
+        if len(words) < 3 or not words[-1].upper().startswith("SIP/"):
+            return
+        if not TOKEN.fullmatch(words[0]):
+            return
+        self.valid, self._method, self.version = True, words[0], words[-1].upper()
+        self.uri = " ".join(words[1:-1])
+        if self.start_line != "%s %s %s" % (words[0], words[1], words[-1]):
+            self._defect = "Malformed request line"  # RFC 3261 7.1: single spaces, none in the URI
+
+    def _cut_body(self):
+        """RFC 3261 18.3: Content-Length rules the body; what comes behind it is ignored."""
+        length = self.header("Content-Length")
+        if length is None:
+            return
+        if not DIGITS.fullmatch(length):
+            self._defect = self._defect or "Malformed Content-Length"
+        elif int(length) > len(self.body):
+            self._defect = self._defect or "Content-Length exceeds the datagram"
+            self.valid = self.valid and not self.status  # such a response is discarded
+        else:
+            self.body = self.body[:int(length)]
+
+    # What a request must have. Each property is parsed when asked for.
+
+    @property
+    def via(self):
+        return parse_via(self.headers_all("Via")[0])
+
+    @property
+    def cseq(self):
+        return parse_cseq(self.header("CSeq"))
+
+    @property
+    def from_tag(self):
+        return parse_address(self.header("From")).tag
+
+    @property
+    def to_tag(self):
+        return parse_address(self.header("To")).tag
+
+    def check(self):
+        """Raise the SIPError a request with a defect gets: 400 that names it, 505 or 416."""
+        if self.version != "SIP/2.0":
+            raise SIPError(505, "Version Not Supported")
+        defect = self._defect or self._find_defect()
+        if defect:
+            raise SIPError(400, defect)
+        if not self.uri.lower().startswith(("sip:", "sips:", "tel:")):
+            raise SIPError(416, "Unsupported URI Scheme")
+
+    def _find_defect(self):
+        for name in REQUIRED:
+            if not self.header(name):
+                return "Missing %s header" % name
+        for name in SINGLE:
+            if len(set(self._fields.get(name, ()))) > 1:
+                return "Conflicting %s headers" % name
+        where = "Via"
+        try:
+            for value in self.headers_all("Via"):
+                parse_via(value)
+            for where in ("From", "To"):
+                parse_address(self.header(where))
+            for where in ("Contact", "Record-Route"):
+                for value in self.headers_all(where):
+                    parse_address(value)
+            where = "CSeq"
+            if self.cseq[1] != self._method:
+                return "CSeq method does not match the request"
+            where = "Request-URI"
+            if parse_uri(self.uri).headers:
+                return "Headers in the Request-URI"  # RFC 3261 19.1.1
+        except ValueError as error:
+            return "Malformed %s: %s" % (where, error)
+        hops = self.header("Max-Forwards", "70")
+        if not DIGITS.fullmatch(hops) or int(hops) > 255:
+            return "Malformed Max-Forwards"
+        return ""
+
+    def sdp(self):
+        """Return the session description as bytes, or None for a message without one.
+
+        Raises SIPError(415) for a body that is coded, or that must be understood and is not.
+        """
+        if self.header("Content-Encoding", "identity").lower() != "identity":
+            raise SIPError(415, "Unsupported Content-Encoding", [("Accept-Encoding", "identity")])
+        return find_sdp(self._fields, self.body)
+
+
+def long_name(name):
+    name = name.lower()
+    return COMPACT.get(name, name)
+
+
+def split_head(data):
+    """Return (head as str, body as bytes)."""
+    match = BLANK_LINE.search(data)  # RFC 3261 7 wants CRLF; hand-made tests send LF
+    head, body = (data[:match.start()], data[match.end():]) if match else (data, b"")
+    return head.decode("utf-8", "surrogateescape"), body
+
+
+def parse_fields(text):
+    """Return ({long lower-case name: [values in order]}, whether some line was no header)."""
+    fields, malformed = {}, False
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        name = name.strip(" \t\r")
+        if colon and TOKEN.fullmatch(name):
+            # a bare CR copied into a reply would end a line for some parsers
+            fields.setdefault(long_name(name), []).append(value.strip(" \t\r").replace("\r", " "))
+        elif line.strip(" \t\r"):
+            malformed = True
+    return fields, malformed
+
+
+def find_sdp(fields, body, depth=0):
+    """Return the first application/sdp body, looking into multiparts, or None (RFC 5621)."""
+    if not body.strip():
+        return None
+    content_type, *params = fields.get("content-type", [""])[0].split(";")
+    content_type = content_type.strip().lower()
+    disposition = fields.get("content-disposition", [""])[0].lower().replace(" ", "")
+    if content_type == "application/sdp":
+        return body
+    if not content_type:  # some IOS UPDATEs carry SDP and do not say so
+        return body if body.lstrip().startswith(b"v=0") else None
+    if content_type.startswith("multipart/") and depth < 3:
+        found = None
+        for part in split_multipart(params, body):
+            head, part_body = split_head(part)
+            part_fields, _ = parse_fields(FOLD.sub(" ", head))
+            # a part that says nothing of its handling is one more of Cisco's extras
+            part_fields.setdefault("content-disposition", ["handling=optional"])
+            inner = find_sdp(part_fields, part_body, depth + 1)
+            found = inner if found is None else found
+        return found
+    ignorable = content_type in IGNORABLE or content_type.endswith("+xml")
+    if "handling=optional" in disposition or (ignorable and "handling=required" not in disposition):
+        return None
+    raise SIPError(415, "Unsupported Media Type", [("Accept", "application/sdp")])
+
+
+def split_multipart(params, body):
+    """Return the parts of a multipart body (RFC 2046 5.1.1); [] where no boundary is named."""
+    boundary = ""
+    for param in params:
+        name, _, value = param.partition("=")
+        if name.strip().lower() == "boundary":
+            boundary = value.strip().strip('"')
+    if not boundary:
+        return []
+    mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
+    pieces = re.split(rb"(?:\A|\r?\n)--" + mark + rb"(?:--)?[ \t]*(?=\r|\n|\Z)", body)
+    return [piece.lstrip(b"\r\n") for piece in pieces[1:]]

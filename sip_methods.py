@@ -1,0 +1,145 @@
+"""What each SIP method does: one function of (server, request) and one row in METHODS.
+
+A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
+made of the table's keys.  Imports: sip_dialog, sip_message.
+"""
+
+import logging
+
+from sip_dialog import Unacked
+from sip_message import SIPError
+
+log = logging.getLogger(__name__)
+
+ACCEPT = ("Accept", "application/sdp")
+NOT_ALLOWED = frozenset("MESSAGE PRACK PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
+
+
+def on_invite(server, request):
+    if request.to_tag:
+        on_reinvite(server, request)
+        return
+    server.respond(request, 100)
+    accepted = [value.partition(";")[0].strip().lower() for value in request.headers_all("Accept")]
+    if accepted and not set(accepted) & {"application/sdp", "application/*", "*/*"}:
+        raise SIPError(406, "", [ACCEPT])
+    if server.is_full():
+        raise SIPError(486, "")
+    call, body = server.new_call(request)
+    request.transaction.call = call
+    server.calls.add(call)
+    try:
+        server.answer(call, body)
+    except Exception:
+        call.on("hang up", why="it could not be answered")  # leaves no row, thread or port
+        raise
+
+
+def send_2xx(server, call, request, body, offered):
+    """Answer an INVITE of a call with 200; offered: body is our offer, not our answer."""
+    headers = [("Contact", call.contact), ("Allow", ALLOW), ("Supported", ""), ACCEPT]
+    data, address = server.respond(request, 200, "", headers, body, call.local_tag)
+    call.on("answer", Unacked(request.cseq[0], data, address, offered))
+
+
+def on_reinvite(server, request):
+    call = call_of(server, request)
+    server.respond(request, 100)
+    offer = next_offer(call, request)
+    body = server.negotiate(call, offer)
+    call.refresh_target(request)
+    send_2xx(server, call, request, body, offered=offer is None)
+
+
+def on_update(server, request):
+    """RFC 3311 5.2."""
+    call = call_of(server, request)
+    offer = next_offer(call, request)
+    body = server.negotiate(call, offer) if offer is not None else b""
+    call.refresh_target(request)
+    server.respond(request, 200, "", [("Contact", call.contact), ("Allow", ALLOW)], body)
+
+
+def next_offer(call, request):
+    """Return the SDP of a re-INVITE or UPDATE, or None; SIPError while another is open."""
+    offer = request.sdp()
+    offering = offer is not None or request.method() == "INVITE"
+    if offering and call.state == "proceeding":  # RFC 3261 14.2, RFC 3311 5.2
+        raise SIPError(500, "", [("Retry-After", "5")])
+    if offering and call.unacked and call.unacked.offered:
+        raise SIPError(491, "")
+    return offer
+
+
+def on_ack(server, request):
+    call = server.calls.find(request)
+    unacked = call and call.on_ack(request.cseq[0])
+    if not unacked:
+        log.debug("ACK for nothing that waits for one")
+        return
+    call.on("ack")
+    if unacked.offered and not call.over:
+        server.take_answer(call, request)
+
+
+def on_bye(server, request):
+    call = call_of(server, request)
+    if call.state == "proceeding":  # RFC 3261 15.1.2
+        server.respond(call.invite, 487, to_tag=call.local_tag)
+    server.respond(request, 200)
+    call.on("bye", why="the caller hung up")
+
+
+def on_cancel(server, request):
+    """RFC 3261 9.2: 487 for an INVITE that still waits; after a final reply no effect."""
+    transaction = server.transactions.cancelled_by(request, METHODS)
+    if transaction is None:
+        raise SIPError(481, "")
+    call = transaction.call
+    server.respond(request, 200, to_tag=call.local_tag if call else "")
+    if call and transaction.open:
+        server.respond(call.invite, 487, to_tag=call.local_tag)
+        call.on("cancel", why="the caller gave up")
+
+
+def on_options(server, request):
+    if request.to_tag:
+        call_of(server, request)
+    elif server.is_full():
+        raise SIPError(486, "")  # RFC 3261 11.2: what an INVITE would get
+    server.respond(request, 200, "", [("Allow", ALLOW), ACCEPT, ("Accept-Encoding", "identity"),
+                                      ("Accept-Language", "en"), ("Supported", "")])
+
+
+def on_info(server, request):
+    call_of(server, request)
+    if request.header("Info-Package"):
+        raise SIPError(469, "", [("Recv-Info", "")])  # RFC 6086 4.2.2
+    server.respond(request, 200)
+
+
+def on_notify(server, request):
+    call_of(server, request)
+    event = request.header("Event", "").partition(";")[0].strip().lower()
+    if event != "telephone-event":
+        raise SIPError(489, "", [("Allow-Events", "telephone-event")])
+    server.respond(request, 200)
+
+
+def call_of(server, request):
+    """Return the call an in-dialog request belongs to, its CSeq checked. Raises SIPError."""
+    call = server.calls.find(request)
+    if call is None or (call.over and request.method() != "BYE"):
+        raise SIPError(481, "")
+    number = request.cseq[0]
+    if number < call.remote_cseq:
+        raise SIPError(500, "CSeq Out of Order")  # RFC 3261 12.2.2
+    call.remote_cseq = number
+    return call
+
+
+METHODS = {
+    "INVITE": on_invite, "ACK": on_ack, "BYE": on_bye, "CANCEL": on_cancel,
+    "OPTIONS": on_options, "UPDATE": on_update, "INFO": on_info, "NOTIFY": on_notify,
+}
+ALLOW = ", ".join(METHODS)

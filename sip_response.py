@@ -1,0 +1,118 @@
+"""Build SIP messages: SIPResponse, where a response goes, and the one serializer.
+
+Imports: sip_utils.
+"""
+
+from sip_utils import split_outside, stable_tag
+
+SERVER = "sip-rtp-server"
+SIP_PORT = 5060  # where a Via or URI names no port
+REASONS = {
+    100: "Trying", 180: "Ringing", 200: "OK", 400: "Bad Request", 405: "Method Not Allowed",
+    406: "Not Acceptable", 415: "Unsupported Media Type", 416: "Unsupported URI Scheme",
+    420: "Bad Extension", 469: "Bad Info Package", 481: "Call/Transaction Does Not Exist",
+    482: "Loop Detected", 486: "Busy Here", 487: "Request Terminated",
+    488: "Not Acceptable Here", 489: "Bad Event", 491: "Request Pending",
+    500: "Server Internal Error", 501: "Not Implemented", 503: "Service Unavailable",
+    505: "Version Not Supported",
+}
+
+
+class SIPResponse:
+    """A response to request (a SIPMessage): bytes(SIPResponse(200, "OK", request)).
+
+    reason: "" takes the usual phrase. to_tag: of the dialog; without one every reply but 100 gets
+    a tag derived from the request, so that repeats carry the same (RFC 3261 8.2.6.2, 8.2.7).
+    headers: (name, value) pairs put behind the copied ones. body: bytes, SDP where not empty.
+    """
+
+    def __init__(self, code, reason, request, to_tag="", headers=(), body=b""):
+        self.code = code
+        self.reason = reason or REASONS.get(code, "Unknown")
+        self.headers = copied_headers(request, code, to_tag) + list(headers)
+        self.headers.append(("Server", SERVER))
+        self.body = body
+
+    def __bytes__(self):
+        return serialize("SIP/2.0 %d %s" % (self.code, self.reason), self.headers, self.body)
+
+    to_bytes = __bytes__
+
+    def __str__(self):
+        return bytes(self).decode("utf-8", "replace")
+
+
+def serialize(start_line, headers, body=b""):
+    """Return the bytes of a message; Content-Type (for a body) and Content-Length are added."""
+    lines = [start_line] + ["%s: %s" % header for header in headers]
+    if body:
+        lines.append("Content-Type: application/sdp")
+    lines.append("Content-Length: %d\r\n\r\n" % len(body))
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
+
+
+def copied_headers(request, code, to_tag=""):
+    """Return what a response repeats of its request (RFC 3261 8.2.6.2, 12.1.1)."""
+    headers = [("Via", via) for via in stamped_vias(request)]
+    if code > 100 and code < 300 and request.method() == "INVITE":
+        headers += [("Record-Route", value) for value in request.headers_all("Record-Route")]
+    for name in ("From", "To", "Call-ID", "CSeq", "Timestamp"):
+        value = request.header(name)
+        if name == "To" and code > 100 and value is not None and not has_tag(value):
+            value += ";tag=" + (to_tag or own_tag(request))
+        if value is not None:
+            headers.append((name, value))
+    return headers
+
+
+def own_tag(request):
+    """Return the To tag of replies that no dialog gives one: the same for every repeat."""
+    identity = [request.header(name, "") for name in ("From", "To", "Call-ID", "CSeq")]
+    return stable_tag(*identity)
+
+
+def has_tag(value):
+    """Say whether a From or To value, however malformed, has a tag."""
+    params = split_outside(value, ";")[1:]
+    return any(param.partition("=")[0].strip(" \t").lower() == "tag" for param in params)
+
+
+def stamped_vias(request):
+    """Return all Via values in order, the first with received and rport filled in.
+
+    RFC 3261 18.2.1: received where the source is not what sent-by says; RFC 3581 4: with rport,
+    received always and the source port.
+    """
+    vias = request.headers_all("Via")
+    if not vias or not request.source:
+        return vias
+    try:
+        via = request.via
+    except ValueError:
+        return vias
+    ip, port = request.source[:2]
+    first, *params = split_outside(vias[0], ";")
+    kept = []
+    for param in params:
+        name = param.partition("=")[0].strip(" \t").lower()
+        if name == "rport":
+            kept.append("rport=%d" % port)
+        elif name != "received":  # what the sender claims there is not for it to say
+            kept.append(param)
+    if "rport" in via.params or via.host.strip("[]") != ip:
+        kept.append("received=" + ip)
+    return [";".join([first] + kept)] + vias[1:]
+
+
+def response_address(request):
+    """Return the (ip, port) a response over UDP goes to (RFC 3261 18.2.2, RFC 3581 4).
+
+    That is the source's IP with the port of the Via, not the source's port: IOS and CUBE send
+    from ephemeral ports they do not listen on. Only rport asks for the source port.
+    """
+    ip, port = request.source[:2]
+    try:
+        via = request.via
+    except (ValueError, IndexError):
+        return ip, port  # no Via to go by: where it came from
+    return ip, (port if "rport" in via.params else via.port or SIP_PORT)

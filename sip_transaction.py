@@ -1,0 +1,181 @@
+"""SIP transactions: absorb what is repeated, repeat what may be lost (RFC 3261 17, RFC 6026).
+
+Both kinds take `send(data, address)` and `after(seconds, function, *args)`; they have no clock
+and no socket. A timer is never cancelled: one that comes too late finds nothing to do.  All of it
+runs in the SIP thread.  Imports: sip_utils.
+"""
+
+import logging
+
+from sip_utils import MAGIC_COOKIE
+
+log = logging.getLogger(__name__)
+
+T1, T2, T4 = 0.5, 4.0, 5.0  # seconds, RFC 3261 17.1.1.1 and 17.1.2.2
+TIMEOUT = 64 * T1  # timers B, F, H, J, L
+
+
+class ServerTransaction:
+    """One request and the reply it got.
+
+    States: trying, proceeding, completed (refused, or not an INVITE), confirmed (the refusal was
+    ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog).
+    """
+
+    def __init__(self, request, keys, send, after, end):
+        self.request = request
+        self.keys = keys  # under which ServerTransactions finds it
+        self.invite = request.method() == "INVITE"
+        self.call = None  # the call an INVITE has set up
+        self.state = "trying"
+        self._send, self._after, self._end = send, after, end
+        self._reply = self._address = None
+
+    @property
+    def open(self):
+        """True until the final reply."""
+        return self.state in ("trying", "proceeding")
+
+    def respond(self, code, data, address):
+        """Send a reply, keep it for repeats, and move on."""
+        if not self.open:
+            log.debug("a second final reply (%d) is not sent", code)
+            return
+        self._reply, self._address = data, address
+        if code < 200:
+            self.state = "proceeding"
+        elif self.invite and code < 300:
+            self.state = "accepted"
+            self._after(TIMEOUT, self._end, self)  # timer L
+        else:
+            self.state = "completed"
+            self._after(TIMEOUT, self._end, self)  # timer H, or J
+            if self.invite:
+                self._after(T1, self._resend, T1)  # timer G
+        self._send(data, address)
+
+    def on_repeat(self):
+        """Answer a retransmission: the last reply again, or silence once that has arrived."""
+        if self._reply and self.state in ("proceeding", "completed"):
+            self._send(self._reply, self._address)
+
+    def on_ack(self):
+        """Take an ACK; return whether it was for us and not for the dialog."""
+        if self.state == "completed":
+            self.state = "confirmed"
+            self._after(T4, self._end, self)  # timer I
+        return self.state == "confirmed"
+
+    def _resend(self, interval):
+        if self.state == "completed":
+            self._send(self._reply, self._address)
+            self._after(min(2 * interval, T2), self._resend, min(2 * interval, T2))
+
+
+class ServerTransactions:
+    """The requests of the last 32 s."""
+
+    def __init__(self, send, after):
+        self._send, self._after = send, after
+        self._transactions = {}
+        self._merged = {}
+
+    def __len__(self):
+        return len(self._transactions)
+
+    def absorb(self, request):
+        """Handle a repeated request, or the ACK to a refusal; return whether it was one."""
+        transaction = self._transactions.get(transaction_key(request))
+        if transaction is None:
+            return False
+        if request.method() == "ACK":
+            return transaction.on_ack()
+        transaction.on_repeat()
+        return True
+
+    def begin(self, request):
+        """Return the new transaction of a request that `absorb` did not take."""
+        keys = transaction_key(request), merge_key(request)
+        transaction = ServerTransaction(request, keys, self._send, self._after, self._forget)
+        self._transactions[keys[0]] = transaction
+        self._merged.setdefault(keys[1], transaction)
+        request.transaction = transaction
+        return transaction
+
+    def is_merged(self, request):
+        """Say whether the same request came on another path already (RFC 3261 8.2.2.2)."""
+        return self._merged.get(request.transaction.keys[1]) is not request.transaction
+
+    def cancelled_by(self, cancel, methods):
+        """Return the transaction, of one of these methods, that a CANCEL is for, or None."""
+        for method in methods:  # RFC 3261 9.2: it shares all but the method
+            if method not in ("ACK", "CANCEL"):
+                found = self._transactions.get(transaction_key(cancel, method))
+                if found:
+                    return found
+        return None
+
+    def _forget(self, transaction):
+        if transaction.invite and transaction.state == "completed":
+            log.debug("no ACK to the refusal of %r", transaction.request.header("Call-ID"))
+        for table, key in zip((self._transactions, self._merged), transaction.keys):
+            if table.get(key) is transaction:
+                del table[key]
+
+
+def transaction_key(request, method=""):
+    """Return what repeats of a request have in common (RFC 3261 17.2.3); ACK shares INVITE's."""
+    method = method or request.method()
+    method = "INVITE" if method == "ACK" else method
+    via = request.via
+    if via.branch.startswith(MAGIC_COOKIE):
+        return via.branch, via.host.lower(), via.port or 5060, method
+    # RFC 2543: no To tag in the key, for the ACK to a refusal has one and its INVITE has not
+    return (request.headers_all("Via")[0], request.uri, request.from_tag,
+            request.header("Call-ID"), request.cseq[0], method)
+
+
+def merge_key(request):
+    return request.from_tag, request.header("Call-ID"), request.header("CSeq")
+
+
+class ClientTransactions:
+    """Our own requests other than INVITE, resent until a final reply (RFC 3261 17.1.2)."""
+
+    def __init__(self, send, after):
+        self._send, self._after = send, after
+        self._waiting = {}  # (branch, method) -> on_final
+
+    def __len__(self):
+        return len(self._waiting)
+
+    def send(self, method, branch, data, address, on_final):
+        """Send a request; on_final(response) is called once, with None after 64*T1 of silence."""
+        key = branch, method
+        self._waiting[key] = on_final
+        self._send(data, address)
+        self._after(T1, self._resend, key, data, address, T1)  # timer E
+        self._after(TIMEOUT, self._finish, key, None)  # timer F
+
+    def on_response(self, response):
+        """Take a response; return whether some request waits for it."""
+        try:
+            key = response.via.branch, response.cseq[1]
+        except (ValueError, IndexError, AttributeError):
+            return False
+        if key not in self._waiting:
+            return False
+        if response.status >= 200:
+            self._finish(key, response)
+        return True
+
+    def _resend(self, key, data, address, interval):
+        if key in self._waiting:
+            self._send(data, address)
+            interval = min(2 * interval, T2)
+            self._after(interval, self._resend, key, data, address, interval)
+
+    def _finish(self, key, response):
+        on_final = self._waiting.pop(key, None)
+        if on_final:
+            on_final(response)

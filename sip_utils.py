@@ -1,0 +1,211 @@
+"""The parts of SIP headers: lists, parameters, addresses, URIs, Via; tags, branches, numbers.
+
+Everything here is a function of strings. What is malformed raises ValueError with a text that
+names the defect; every function takes time linear in its input.  Imports: standard library only.
+"""
+
+import hashlib
+import re
+import secrets
+from typing import Dict, NamedTuple
+from urllib.parse import unquote
+
+MAGIC_COOKIE = "z9hG4bK"  # a branch that starts so is unique (RFC 3261 8.1.1.7)
+TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")  # RFC 3261 25.1
+DIGITS = re.compile(r"[0-9]{1,10}")  # int() alone takes "1_0", " 1" and a million digits
+HOST_PORT = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)")
+SECRET = secrets.token_bytes(16)
+
+
+class Address(NamedTuple):
+    """A name-addr or addr-spec with the header parameters behind it (RFC 3261 20.10)."""
+
+    display: str
+    uri: str
+    params: Dict[str, str]
+
+    @property
+    def tag(self):
+        return self.params.get("tag", "")
+
+
+class URI(NamedTuple):
+    """A URI taken apart. `host` keeps IPv6 brackets; `port` is 0 where none is written."""
+
+    scheme: str
+    user: str
+    host: str
+    port: int
+    params: Dict[str, str]
+    headers: str
+
+
+class Via(NamedTuple):
+    """One Via value. `port` is 0 where none is written."""
+
+    transport: str
+    host: str
+    port: int
+    params: Dict[str, str]
+
+    @property
+    def branch(self):
+        return self.params.get("branch", "")
+
+
+def split_outside(text, separator):
+    """Split at separator, but not inside "quoted strings" or <angle brackets>."""
+    if '"' not in text and "<" not in text:
+        return text.split(separator)
+    parts, start, closing, escaped = [], 0, "", False
+    for at, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif closing:
+            if char == closing:
+                closing = ""
+            elif char == "\\" and closing == '"':
+                escaped = True
+        elif char == '"' or char == "<":
+            closing = '"' if char == '"' else ">"
+        elif char == separator:
+            parts.append(text[start:at])
+            start = at + 1
+    parts.append(text[start:])
+    return parts
+
+
+def split_list(value):
+    """Return the elements of a comma-separated header value, without the empty ones."""
+    return [part for part in (p.strip(" \t") for p in split_outside(value, ",")) if part]
+
+
+def parse_params(parts):
+    """Return {lower-case name: value} of ["a=1", "lr", ...]; the first of a repeated name counts."""
+    params = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        name, value = name.strip(" \t").lower(), value.strip(" \t")
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        if name:
+            params.setdefault(name, value)
+    return params
+
+
+def parse_address(value):
+    """Take apart `"Bob" <sip:bob@host>;tag=1` or `sip:bob@host;tag=1`. Raises ValueError."""
+    before, *params = split_outside(value, ";")
+    before = before.strip(" \t")
+    display, bracket, rest = _split_display(before)
+    if not bracket:  # RFC 3261 20.10: without <> every parameter belongs to the header
+        uri, display = before, ""
+    else:
+        uri, closing, tail = rest.partition(">")
+        if not closing or tail.strip(" \t"):
+            raise ValueError("unbalanced angle brackets")
+        uri = uri.strip(" \t")
+    if not uri or any(char in uri for char in ' \t"<>'):
+        raise ValueError("no URI")
+    return Address(display, uri, parse_params(params))
+
+
+def _split_display(text):
+    """Return (display name, "<" or "", what follows it). Raises ValueError."""
+    if not text.startswith('"'):
+        display, bracket, rest = text.partition("<")
+        return display.strip(" \t"), bracket, rest
+    at = 1
+    while at < len(text) and text[at] != '"':
+        at += 2 if text[at] == "\\" else 1
+    if at >= len(text):
+        raise ValueError("unbalanced quotes")
+    middle, bracket, rest = text[at + 1:].partition("<")
+    if middle.strip(" \t") or not bracket:
+        raise ValueError("no < after the display name")
+    return re.sub(r"\\(.)", r"\1", text[1:at]), bracket, rest
+
+
+def parse_uri(text):
+    """Take a URI apart; sip and sips wholly, of others only scheme and user. Raises ValueError."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or not SCHEME.fullmatch(scheme) or any(c in rest for c in " \t<>\""):
+        raise ValueError("malformed URI")
+    scheme = scheme.lower()
+    if scheme not in ("sip", "sips"):
+        return URI(scheme, rest.partition(";")[0], "", 0, {}, "")
+    userinfo, _, hostpart = rest.rpartition("@")  # the user part may hold ; and ? itself
+    hostpart, _, headers = hostpart.partition("?")
+    hostport, *params = hostpart.split(";")
+    host, port = split_host_port(hostport)
+    return URI(scheme, userinfo.partition(":")[0], host, port, parse_params(params), headers)
+
+
+def split_host_port(text):
+    """Return (host, port) of `host`, `host:5060` or `[::1]:5060`; port 0 if none. Raises ValueError."""
+    match = HOST_PORT.fullmatch(text)
+    if not match:
+        raise ValueError("malformed host or port")
+    port = int(match.group(2) or 0)
+    if match.group(2) and not 0 < port < 65536:
+        raise ValueError("port out of range")
+    return match.group(1), port
+
+
+def parse_via(value):
+    """Take one Via value apart; spaces may stand around / : ; and =. Raises ValueError."""
+    protocol, *params = split_outside(value, ";")
+    match = VIA.fullmatch(protocol.strip(" \t"))
+    if not match:
+        raise ValueError("malformed Via")
+    host, port = split_host_port("".join(match.group(2).split()))
+    return Via(match.group(1).upper(), host, port, parse_params(params))
+
+
+def parse_cseq(value):
+    """Return (number, method). Raises ValueError unless the number is below 2**31."""
+    number, method = (value.split() + ["", ""])[:2]
+    if not DIGITS.fullmatch(number) or int(number) >= 2 ** 31 or not TOKEN.fullmatch(method):
+        raise ValueError("malformed CSeq")
+    return int(number), method
+
+
+def new_tag():
+    """Return a random tag of 64 bits (RFC 3261 19.3)."""
+    return secrets.token_hex(8)
+
+
+def new_branch():
+    """Return a random branch with the magic cookie."""
+    return MAGIC_COOKIE + secrets.token_hex(8)
+
+
+def stable_tag(*parts):
+    """Return the same tag for the same parts, for replies kept by no transaction (RFC 3261 8.2.7)."""
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.blake2s(text, key=SECRET, digest_size=8).hexdigest()
+
+
+def get_caller_number(message):
+    """Return who calls: the user part of P-Asserted-Identity, else of From; "" if neither has one."""
+    return _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
+
+
+def get_called_number(message):
+    """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion, the first with a user."""
+    values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
+              for value in message.headers_all(name)]
+    return _first_user((["<%s>" % message.uri] if message.uri else []) + values)
+
+
+def _first_user(values):
+    for value in values:
+        try:
+            user = parse_uri(parse_address(value).uri).user
+        except ValueError:
+            continue
+        if user:
+            return unquote(user.partition(";")[0])
+    return ""
