@@ -26,7 +26,7 @@ def host_address(text):
 def number(low, high):
     def read(text):
         if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
-            raise ValueError("must be a whole number from %d to %d" % (low, high))
+            raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
     return read
 
@@ -47,7 +47,7 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
      "seconds without RTP until a call that is not held is ended; 0 is never"),
-    ("LOG_LEVEL", "info", level, "one of %s; debug shows every message" % ", ".join(LEVELS)),
+    ("LOG_LEVEL", "info", level, f"one of {', '.join(LEVELS)}; debug shows every message"),
 )
 
 
@@ -72,16 +72,16 @@ class Config(NamedTuple):
             try:
                 values[name.lower()] = read(text)
             except ValueError as error:
-                raise ConfigError("%s=%s: %s" % (name, ascii(text), error)) from None
+                raise ConfigError(f"{name}={text!a}: {error}") from None
         config = cls(**values)
         if config.rtp_port_start + config.rtp_port_start % 2 > config.rtp_port_end:
-            raise ConfigError("RTP_PORT_END=%d: no even port from RTP_PORT_START=%d on"
-                              % (config.rtp_port_end, config.rtp_port_start))
+            raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: no even port from "
+                              f"RTP_PORT_START={config.rtp_port_start} on")
         return config
 
 
 def help_text():
     """Return the table of settings, for --help."""
-    rows = ["  %-15s %s (default: %s)" % (name, about, default or "unset")
+    rows = [f"  {name:15} {about} (default: {default or 'unset'})"
             for name, default, _, about in SETTINGS]
     return "settings, from the environment:\n" + "\n".join(rows)

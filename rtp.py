@@ -80,7 +80,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-        raise OSError(errno.EADDRINUSE, "no free port in %d-%d" % (ports.start, ports.stop - 1))
+        raise OSError(errno.EADDRINUSE, f"no free port in {ports.start}-{ports.stop - 1}")
     except BaseException:
         sock.close()
         raise
@@ -152,14 +152,14 @@ class RTPSession:
             self.flow = Flow(remote, formats, sending, receiving)
 
     def start(self, serve):
-        """Run serve(self) in the session's own thread. Raises RuntimeError where none can be had."""
+        """Run serve(self) in a thread of its own. Raises RuntimeError if none can be had."""
         thread = threading.Thread(target=self.run, args=(serve,), daemon=True,
-                                  name="rtp-%d" % self.port)
+                                  name=f"rtp-{self.port}")
         thread.start()
         self._thread = thread
 
     def stop(self):
-        """End the session: its thread wakes and closes the socket; without a thread it closes now."""
+        """End the session: its thread closes the socket, or this does where none was started."""
         self.stop_event.set()
         if self._thread is None:
             self.sock.close()

@@ -43,9 +43,9 @@ class MediaLine:
         """Return [(payload type, codec)] for the first format that stands for codec, or []."""
         for pt in self.formats:
             name = self.rtpmap.get(pt, "").upper()
-            wanted = "%s/%d" % (codec.name.upper(), codec.rate)
+            wanted = f"{codec.name.upper()}/{codec.rate}"
             static = pt not in self.rtpmap and STATIC.get(pt) is codec
-            if PORT.fullmatch(pt) and (static or name in (wanted, wanted + "/1")):
+            if PORT.fullmatch(pt) and (static or name in (wanted, f"{wanted}/1")):
                 return [(int(pt), codec)]
         return []
 
@@ -61,7 +61,7 @@ class MediaLine:
 
     def refused(self):
         """Return the m= line that turns this one down (RFC 3264 6)."""
-        return "m=%s 0 %s %s" % (self.kind, self.proto, self.formats[0])
+        return f"m={self.kind} 0 {self.proto} {self.formats[0]}"
 
 
 class Agreement(NamedTuple):
@@ -152,16 +152,16 @@ class LocalSession:
                  for line in ([slot] if slot else self._audio(direction))]
         if lines != self._said:
             self._said, self._version = lines, self._version + 1
-        head = ["v=0", "o=- %d %d IN IP4 %s" % (self._id, self._version, self.ip), "s=-",
-                "c=IN IP4 " + self.ip, "t=0 0"]
+        head = ["v=0", f"o=- {self._id} {self._version} IN IP4 {self.ip}", "s=-",
+                f"c=IN IP4 {self.ip}", "t=0 0"]
         return ("\r\n".join(head + lines) + "\r\n").encode()
 
     def _audio(self, direction):
         types = " ".join(str(pt) for pt, _ in self._formats)
-        lines = ["m=audio %d RTP/AVP %s" % (self.port, types)]
-        lines += ["a=rtpmap:%d %s/%d" % (pt, c.name, c.rate) for pt, c in self._formats]
-        lines += ["a=fmtp:%d 0-15" % pt for pt, c in self._formats if c is EVENT]
-        return lines + ["a=ptime:20", "a=" + direction]
+        lines = [f"m=audio {self.port} RTP/AVP {types}"]
+        lines += [f"a=rtpmap:{pt} {c.name}/{c.rate}" for pt, c in self._formats]
+        lines += [f"a=fmtp:{pt} 0-15" for pt, c in self._formats if c is EVENT]
+        return lines + ["a=ptime:20", f"a={direction}"]
 
 
 def choose(media):
@@ -172,7 +172,7 @@ def choose(media):
             continue
         try:
             if line.proto.upper() != "RTP/AVP":
-                raise SDPError("audio is offered over %r only" % line.proto, 302)
+                raise SDPError(f"audio is offered over {line.proto!r} only", 302)
             pick_formats(line)
             line.remote()
             return index
@@ -186,8 +186,8 @@ def pick_formats(line):
     for codec in CODECS:
         if line.find(codec):
             return line.find(codec) + line.find(EVENT)
-    names = ", ".join("%s/%d" % (codec.name, codec.rate) for codec in CODECS)
-    raise SDPError("no common codec; spoken here: " + names, 305)
+    names = ", ".join(f"{codec.name}/{codec.rate}" for codec in CODECS)
+    raise SDPError(f"no common codec; spoken here: {names}", 305)
 
 
 def agree(line, ours, theirs):

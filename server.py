@@ -222,7 +222,7 @@ class SIPServer:
     def new_call(self, request):
         """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
         ip = self.address_towards(request.source[0])
-        call = Call(request, "%s:%d" % (ip, self.port), self.send, self.after, self.request,
+        call = Call(request, f"{ip}:{self.port}", self.send, self.after, self.request,
                     self.release)
         offer = request.sdp()
         call.media = self.open_media(request.source[0])
@@ -326,7 +326,7 @@ class SIPServer:
         if call.media.packets_in != packets or not (flow.sending and flow.receiving):
             packets, since = call.media.packets_in, now
         if now - since >= self.config.rtp_timeout:
-            call.on("hang up", why="no RTP for %d s" % (now - since))
+            call.on("hang up", why=f"no RTP for {now - since:.0f} s")
         else:
             self.after(self.config.rtp_timeout / 4, self.watch, call, packets, since)
 
@@ -347,9 +347,9 @@ class SIPServer:
 def refusal(error, agent):
     """Return the SIPError for an SDPError: 488 with its Warning, or 400 for a malformed one."""
     if not error.warning:
-        return SIPError(400, "Malformed SDP: %s" % error)
+        return SIPError(400, f"Malformed SDP: {error}")
     text = str(error).replace("\\", "/").replace('"', "'")
-    return SIPError(488, "", [("Warning", '%d %s "%s"' % (error.warning, agent, text))])
+    return SIPError(488, "", [("Warning", f'{error.warning} {agent} "{text}"')])
 
 
 def local_address(ip):
@@ -365,25 +365,25 @@ def local_address(ip):
 def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
     ip = "127.0.0.1" if settings.bind_ip == "0.0.0.0" else settings.bind_ip
-    uri, tag = "sip:%s:%d" % (ip, settings.sip_port), new_tag()
+    uri, tag = f"sip:{ip}:{settings.sip_port}", new_tag()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1.0)
         try:
             sock.connect((ip, settings.sip_port))
             for _ in range(3):
-                here = "%s:%d" % sock.getsockname()
-                sock.send(serialize("OPTIONS %s SIP/2.0" % uri, [
-                    ("Via", "SIP/2.0/UDP %s;branch=%s;rport" % (here, new_branch())),
-                    ("Max-Forwards", "0"), ("From", "<sip:ping@%s>;tag=%s" % (here, tag)),
-                    ("To", "<%s>" % uri), ("Call-ID", new_tag()), ("CSeq", "1 OPTIONS")]))
+                here = "{}:{}".format(*sock.getsockname())
+                sock.send(serialize(f"OPTIONS {uri} SIP/2.0", [
+                    ("Via", f"SIP/2.0/UDP {here};branch={new_branch()};rport"),
+                    ("Max-Forwards", "0"), ("From", f"<sip:ping@{here}>;tag={tag}"),
+                    ("To", f"<{uri}>"), ("Call-ID", new_tag()), ("CSeq", "1 OPTIONS")]))
                 try:
                     return SIPMessage(sock.recv(MAX_DATAGRAM)).status not in (0, 503)
                 except socket.timeout:
                     continue
         except OSError as error:
-            print("ping: %s: %s" % (uri, error), file=sys.stderr)
+            print(f"ping: {uri}: {error}", file=sys.stderr)
             return False
-    print("ping: %s does not answer" % uri, file=sys.stderr)
+    print(f"ping: {uri} does not answer", file=sys.stderr)
     return False
 
 
@@ -398,7 +398,7 @@ def main(media=rtp.echo, argv=None):
     try:
         settings = config.Config.from_env(os.environ)
     except config.ConfigError as error:
-        parser.exit(2, "server.py: %s\n" % error)
+        parser.exit(2, f"server.py: {error}\n")
     if arguments.ping:
         sys.exit(0 if ping(settings) else 1)
     logging.basicConfig(level=settings.log_level.upper(),
@@ -407,8 +407,8 @@ def main(media=rtp.echo, argv=None):
     try:
         server.open()
     except OSError as error:
-        parser.exit(1, "server.py: SIP_PORT=%d on BIND_IP=%s: %s\n"
-                    % (settings.sip_port, settings.bind_ip, error.strerror or error))
+        parser.exit(1, f"server.py: SIP_PORT={settings.sip_port} on BIND_IP={settings.bind_ip}: "
+                       f"{error.strerror or error}\n")
 
     def on_signal(number, frame):
         if server.stopping or not server.running:

@@ -64,7 +64,7 @@ class Call:
         self.call_id, self.remote_tag = invite.header("Call-ID"), invite.from_tag
         self.local_tag = new_tag()
         self.remote = invite.header("From")
-        self.local = "%s;tag=%s" % (invite.header("To"), self.local_tag)
+        self.local = f"{invite.header('To')};tag={self.local_tag}"
         self.remote_cseq, self.local_cseq = invite.cseq[0], 0
         self.routes = invite.headers_all("Record-Route")  # in order, for a UAS
         self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
@@ -87,7 +87,7 @@ class Call:
     def contact(self):
         """Our Contact: the user that was called, where that needs no escaping, at our address."""
         user = parse_uri(self.invite.uri).user
-        return "<sip:%s%s>" % (user + "@" if PLAIN_USER.fullmatch(user) else "", self.host)
+        return f"<sip:{user}@{self.host}>" if PLAIN_USER.fullmatch(user) else f"<sip:{self.host}>"
 
     def on(self, event, *args, why=""):
         """Move by TRANSITIONS and act; return whether the event had a row in this state."""
@@ -162,18 +162,19 @@ class Call:
         if routes:
             next_hop = parse_address(routes[0]).uri
             if not is_loose(next_hop):
-                routes = routes[1:] + ["<%s>" % uri]
+                routes = routes[1:] + [f"<{uri}>"]
                 uri = next_hop
         else:
             next_hop = uri
         self.local_cseq += 1
         branch = new_branch()
-        lines = [("Via", "SIP/2.0/UDP %s;branch=%s;rport" % (self.host, branch)),
+        lines = [("Via", f"SIP/2.0/UDP {self.host};branch={branch};rport"),
                  ("Max-Forwards", "70")]
         lines += [("Route", route) for route in routes]
         lines += [("From", self.local), ("To", self.remote), ("Call-ID", self.call_id),
-                  ("CSeq", "%d %s" % (self.local_cseq, method))]
-        return branch, serialize("%s %s SIP/2.0" % (method, uri), lines + list(headers), body), next_hop
+                  ("CSeq", f"{self.local_cseq} {method}")]
+        data = serialize(f"{method} {uri} SIP/2.0", lines + list(headers), body)
+        return branch, data, next_hop
 
 
 def is_loose(uri):
@@ -192,7 +193,7 @@ def hop_address(uri):
     parsed = parse_uri(uri)
     host = parsed.params.get("maddr") or parsed.host
     if not host:
-        raise ValueError("no host in %r" % uri)
+        raise ValueError("no host in the URI")
     return host, parsed.port or SIP_PORT
 
 

@@ -97,7 +97,7 @@ class SIPMessage:
             return
         self.valid, self._method, self.version = True, words[0], words[-1].upper()
         self.uri = " ".join(words[1:-1])
-        if self.start_line != "%s %s %s" % (words[0], words[1], words[-1]):
+        if self.start_line != f"{words[0]} {words[1]} {words[-1]}":
             self._defect = "Malformed request line"  # RFC 3261 7.1: single spaces, none in the URI
 
     def _cut_body(self):
@@ -144,10 +144,10 @@ class SIPMessage:
     def _find_defect(self):
         for name in REQUIRED:
             if not self.header(name):
-                return "Missing %s header" % name
+                return f"Missing {name} header"
         for name in SINGLE:
             if len(set(self._fields.get(name, ()))) > 1:
-                return "Conflicting %s headers" % name
+                return f"Conflicting {name} headers"
         where = "Via"
         try:
             for value in self.headers_all("Via"):
@@ -164,7 +164,7 @@ class SIPMessage:
             if parse_uri(self.uri).headers:
                 return "Headers in the Request-URI"  # RFC 3261 19.1.1
         except ValueError as error:
-            return "Malformed %s: %s" % (where, error)
+            return f"Malformed {where}: {error}"
         hops = self.header("Max-Forwards", "70")
         if not DIGITS.fullmatch(hops) or int(hops) > 255:
             return "Malformed Max-Forwards"

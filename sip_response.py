@@ -34,7 +34,7 @@ class SIPResponse:
         self.body = body
 
     def __bytes__(self):
-        return serialize("SIP/2.0 %d %s" % (self.code, self.reason), self.headers, self.body)
+        return serialize(f"SIP/2.0 {self.code} {self.reason}", self.headers, self.body)
 
     to_bytes = __bytes__
 
@@ -44,10 +44,10 @@ class SIPResponse:
 
 def serialize(start_line, headers, body=b""):
     """Return the bytes of a message; Content-Type (for a body) and Content-Length are added."""
-    lines = [start_line] + ["%s: %s" % header for header in headers]
+    lines = [start_line] + [f"{name}: {value}" for name, value in headers]
     if body:
         lines.append("Content-Type: application/sdp")
-    lines.append("Content-Length: %d\r\n\r\n" % len(body))
+    lines.append(f"Content-Length: {len(body)}\r\n\r\n")
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
@@ -59,7 +59,7 @@ def copied_headers(request, code, to_tag=""):
     for name in ("From", "To", "Call-ID", "CSeq", "Timestamp"):
         value = request.header(name)
         if name == "To" and code > 100 and value is not None and not has_tag(value):
-            value += ";tag=" + (to_tag or own_tag(request))
+            value += f";tag={to_tag or own_tag(request)}"
         if value is not None:
             headers.append((name, value))
     return headers
@@ -96,11 +96,11 @@ def stamped_vias(request):
     for param in params:
         name = param.partition("=")[0].strip(" \t").lower()
         if name == "rport":
-            kept.append("rport=%d" % port)
+            kept.append(f"rport={port}")
         elif name != "received":  # what the sender claims there is not for it to say
             kept.append(param)
     if "rport" in via.params or via.host.strip("[]") != ip:
-        kept.append("received=" + ip)
+        kept.append(f"received={ip}")
     return [";".join([first] + kept)] + vias[1:]
 
 

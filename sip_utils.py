@@ -83,7 +83,7 @@ def split_list(value):
 
 
 def parse_params(parts):
-    """Return {lower-case name: value} of ["a=1", "lr", ...]; the first of a repeated name counts."""
+    """Return {lower-case name: value} of ["a=1", "lr", ...]; of a repeated name the first."""
     params = {}
     for part in parts:
         name, _, value = part.partition("=")
@@ -144,7 +144,7 @@ def parse_uri(text):
 
 
 def split_host_port(text):
-    """Return (host, port) of `host`, `host:5060` or `[::1]:5060`; port 0 if none. Raises ValueError."""
+    """Return (host, port) of `host:5060` or `[::1]`; port 0 if none. Raises ValueError."""
     match = HOST_PORT.fullmatch(text)
     if not match:
         raise ValueError("malformed host or port")
@@ -183,21 +183,21 @@ def new_branch():
 
 
 def stable_tag(*parts):
-    """Return the same tag for the same parts, for replies kept by no transaction (RFC 3261 8.2.7)."""
+    """Return the same tag for the same parts, for stateless replies (RFC 3261 8.2.7)."""
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.blake2s(text, key=SECRET, digest_size=8).hexdigest()
 
 
 def get_caller_number(message):
-    """Return who calls: the user part of P-Asserted-Identity, else of From; "" if neither has one."""
+    """Return who calls: the user part of P-Asserted-Identity, else of From, else ""."""
     return _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
 
 
 def get_called_number(message):
-    """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion, the first with a user."""
+    """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion; the first user."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
               for value in message.headers_all(name)]
-    return _first_user((["<%s>" % message.uri] if message.uri else []) + values)
+    return _first_user(([f"<{message.uri}>"] if message.uri else []) + values)
 
 
 def _first_user(values):
