@@ -19,7 +19,7 @@ class ServerTransaction:
     """One request and the reply it got.
 
     States: trying, proceeding, completed (refused, or not an INVITE), confirmed (the refusal was
-    ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog).
+    ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog), terminated.
     """
 
     def __init__(self, request, keys, send, after, end):
@@ -46,10 +46,10 @@ class ServerTransaction:
             self.state = "proceeding"
         elif self.invite and code < 300:
             self.state = "accepted"
-            self._after(TIMEOUT, self._end, self)  # timer L
+            self._after(TIMEOUT, self._terminate)  # timer L
         else:
             self.state = "completed"
-            self._after(TIMEOUT, self._end, self)  # timer H, or J
+            self._after(TIMEOUT, self._terminate)  # timer H, or J
             if self.invite:
                 self._after(T1, self._resend, T1)  # timer G
         self._send(data, address)
@@ -63,8 +63,14 @@ class ServerTransaction:
         """Take an ACK; return whether it was for us and not for the dialog."""
         if self.state == "completed":
             self.state = "confirmed"
-            self._after(T4, self._end, self)  # timer I
+            self._after(T4, self._terminate)  # timer I
         return self.state == "confirmed"
+
+    def _terminate(self):
+        if self.invite and self.state == "completed":
+            log.debug("no ACK to the refusal of %r", self.request.header("Call-ID"))
+        self.state = "terminated"
+        self._end(self)
 
     def _resend(self, interval):
         if self.state == "completed":
@@ -98,13 +104,15 @@ class ServerTransactions:
         keys = transaction_key(request), merge_key(request)
         transaction = ServerTransaction(request, keys, self._send, self._after, self._forget)
         self._transactions[keys[0]] = transaction
-        self._merged.setdefault(keys[1], transaction)
+        if not request.to_tag:
+            self._merged.setdefault(keys[1], transaction)
         request.transaction = transaction
         return transaction
 
     def is_merged(self, request):
-        """Say whether the same request came on another path already (RFC 3261 8.2.2.2)."""
-        return self._merged.get(request.transaction.keys[1]) is not request.transaction
+        """Say whether a begun request came on another path before (RFC 3261 8.2.2.2)."""
+        first = self._merged.get(request.transaction.keys[1], request.transaction)
+        return first is not request.transaction and not request.to_tag
 
     def cancelled_by(self, cancel, methods):
         """Return the transaction, of one of these methods, that a CANCEL is for, or None."""
@@ -116,8 +124,6 @@ class ServerTransactions:
         return None
 
     def _forget(self, transaction):
-        if transaction.invite and transaction.state == "completed":
-            log.debug("no ACK to the refusal of %r", transaction.request.header("Call-ID"))
         for table, key in zip((self._transactions, self._merged), transaction.keys):
             if table.get(key) is transaction:
                 del table[key]
