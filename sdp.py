@@ -113,15 +113,15 @@ def parse(body) -> List[MediaLine]:
 class LocalSession:
     """Our side of a call's offers and answers.
 
-    ip, port: where our RTP socket is reached. The version in o= rises only when what we say
-    changes (RFC 3264 8).
+    ip, port: where our RTP socket is reached. An answer names one codec, an offer all of them.
+    The version in o= rises only when what we say changes (RFC 3264 8).
     """
 
     def __init__(self, ip, port):
         self.ip, self.port = ip, port
         self._id, self._version, self._said = secrets.randbits(31), 0, None
         self._slots = [None]  # the m= lines so far: the refusal of each, None where our audio is
-        self._formats = [(codec.payload_type, codec) for codec in CODECS + (EVENT,)]
+        self._types = {}  # codec: the payload type agreed for it (RFC 3264 8.3.2: it stays)
 
     def answer(self, offer):
         """Take an offer; return (answer as bytes, Agreement). Raises SDPError and forgets it."""
@@ -132,35 +132,42 @@ class LocalSession:
         agreement = agree(line, formats, formats)
         self._slots = [m.refused() for m in media]
         self._slots[chosen] = None
-        self._formats = formats
-        return self._describe(agreement.sending, agreement.receiving), agreement
+        self._types.update((codec, pt) for pt, codec in formats)
+        return self._describe(formats, agreement.sending, agreement.receiving), agreement
 
     def offer(self):
-        """Return our full offer: sendrecv, whatever was held before (RFC 6337 5.3)."""
-        return self._describe(True, True)
+        """Return our full offer: all we can, sendrecv, whatever was held (RFC 6337 5.3)."""
+        for codec in CODECS + (EVENT,):
+            taken = set(self._types.values())
+            free = [pt for pt in (codec.payload_type, *range(96, 128)) if pt not in taken]
+            self._types.setdefault(codec, free[0])
+        return self._describe(self._offered(), True, True)
 
     def on_answer(self, answer):
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
         media, at = parse(answer), self._slots.index(None)
         if at >= len(media) or not media[at].port:
             return NOTHING
-        return agree(media[at], self._formats, pick_formats(media[at]))
+        return agree(media[at], self._offered(), pick_formats(media[at]))
 
-    def _describe(self, sending, receiving):
+    def _offered(self):
+        return [(self._types[codec], codec) for codec in CODECS + (EVENT,)]
+
+    def _describe(self, formats, sending, receiving):
         direction = {v: k for k, v in DIRECTIONS.items()}[sending, receiving]
         lines = [line for slot in self._slots
-                 for line in ([slot] if slot else self._audio(direction))]
+                 for line in ([slot] if slot else self._audio(formats, direction))]
         if lines != self._said:
             self._said, self._version = lines, self._version + 1
         head = ["v=0", f"o=- {self._id} {self._version} IN IP4 {self.ip}", "s=-",
                 f"c=IN IP4 {self.ip}", "t=0 0"]
         return ("\r\n".join(head + lines) + "\r\n").encode()
 
-    def _audio(self, direction):
-        types = " ".join(str(pt) for pt, _ in self._formats)
+    def _audio(self, formats, direction):
+        types = " ".join(str(pt) for pt, _ in formats)
         lines = [f"m=audio {self.port} RTP/AVP {types}"]
-        lines += [f"a=rtpmap:{pt} {c.name}/{c.rate}" for pt, c in self._formats]
-        lines += [f"a=fmtp:{pt} 0-15" for pt, c in self._formats if c is EVENT]
+        lines += [f"a=rtpmap:{pt} {c.name}/{c.rate}" for pt, c in formats]
+        lines += [f"a=fmtp:{pt} 0-15" for pt, c in formats if c is EVENT]
         return lines + ["a=ptime:20", f"a={direction}"]
 
 

@@ -1,0 +1,189 @@
+"""Offer and answer: what is taken, what is refused, and what our side says."""
+
+import unittest
+
+import sdp
+from sdp import LocalSession, SDPError, parse
+
+HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
+AUDIO = "m=audio 4000 RTP/AVP 8\r\n"
+
+
+def lines(body):
+    return body.decode().split("\r\n")
+
+
+class Parsed(unittest.TestCase):
+    def test_media_level_address_and_direction_win(self):
+        media = parse(HEAD + "a=inactive\r\n" + AUDIO + AUDIO
+                      + "c=IN IP4 10.0.0.2/127\r\na=sendonly\r\n")
+        self.assertEqual([(m.remote(), m.direction) for m in media],
+                         [(("10.0.0.1", 4000), "inactive"), (("10.0.0.2", 4000), "sendonly")])
+
+    def test_line_feeds_unknown_lines_and_a_missing_last_line_end_are_fine(self):
+        media = parse(b"v=0\no=CiscoSystemsCCM-SIP 1 1 IN IP4 1.1.1.1\nb=TIAS:64000\nb=AS:64\n"
+                      b"a=X-nat:0\nm=audio 4000 RTP/AVP 8\nc=IN IP4 10.0.0.1\na=label:1\nzzz")
+        self.assertEqual(media[0].remote(), ("10.0.0.1", 4000))
+
+    def test_what_is_no_description_raises_sdp_error(self):
+        for body in (b"", b"\xff\xfe", "v=0", HEAD, "m=audio", "m=audio x RTP/AVP 8",
+                     "m=audio 70000 RTP/AVP 8", "m=audio \u00b2 RTP/AVP 8",
+                     "m=audio 4000 RTP/AVP", "m=audio -1 RTP/AVP 8"):
+            with self.subTest(body), self.assertRaises(SDPError):
+                parse(body)
+
+    def test_nothing_is_ever_sent_to_an_address_that_is_no_host(self):
+        for ip in ("0.0.0.0", "239.1.1.1", "255.255.255.255"):
+            media = parse(HEAD.replace("c=IN IP4 10.0.0.1", f"c=IN IP4 {ip}") + AUDIO)
+            self.assertIsNone(media[0].remote(), ip)
+
+
+class Answers(unittest.TestCase):
+    def answer(self, media, head=HEAD):
+        body, self.agreement = LocalSession("192.0.2.1", 20000).answer(head + media)
+        return lines(body)
+
+    def warning(self, media, head=HEAD):
+        with self.assertRaises(SDPError) as caught:
+            LocalSession("192.0.2.1", 20000).answer(head + media)
+        return caught.exception.warning
+
+    def test_the_answer_is_a_whole_description_in_order(self):
+        answer = self.answer(AUDIO)
+        self.assertEqual([line[:2] for line in answer],
+                         ["v=", "o=", "s=", "c=", "t=", "m=", "a=", "a=", "a=", ""])
+        self.assertRegex(answer[1], r"^o=- \d+ 1 IN IP4 192\.0\.2\.1$")
+        self.assertEqual(answer[3:], ["c=IN IP4 192.0.2.1", "t=0 0", "m=audio 20000 RTP/AVP 8",
+                                      "a=rtpmap:8 PCMA/8000", "a=ptime:20", "a=sendrecv", ""])
+
+    def test_one_codec_of_many_is_answered(self):
+        self.assertIn("m=audio 20000 RTP/AVP 8",
+                      self.answer("m=audio 4000 RTP/AVP 0 4 8 9 18 19\r\na=rtpmap:19 CN/8000\r\n"))
+
+    def test_telephone_event_keeps_the_offerers_payload_type(self):
+        for pt in (98, 100, 101, 127):
+            answer = self.answer(f"m=audio 4000 RTP/AVP 8 {pt}\r\n"
+                                 f"a=rtpmap:{pt} telephone-event/8000\r\na=fmtp:{pt} 0-16\r\n")
+            self.assertIn(f"m=audio 20000 RTP/AVP 8 {pt}", answer)
+            self.assertIn(f"a=rtpmap:{pt} telephone-event/8000", answer)
+            self.assertIn(f"a=fmtp:{pt} 0-15", answer)
+            self.assertEqual(self.agreement.formats, {8: 8, pt: pt})
+
+    def test_a_mapped_pcma_of_any_case_is_taken_with_its_type(self):
+        answer = self.answer("m=audio 4000 RTP/AVP 0 97\r\na=rtpmap:97 pcma/8000/1\r\n")
+        self.assertIn("m=audio 20000 RTP/AVP 97", answer)
+        self.assertIn("a=rtpmap:97 PCMA/8000", answer)
+
+    def test_type_8_mapped_to_something_else_is_not_pcma(self):
+        self.assertEqual(self.warning("m=audio 4000 RTP/AVP 8\r\na=rtpmap:8 G729/8000\r\n"), 305)
+
+    def test_every_media_line_is_answered_in_order(self):
+        answer = self.answer("m=video 5000 RTP/AVP 97\r\nm=audio 4000 RTP/AVP 8\r\n"
+                             "m=application 6000 UDP/BFCP *\r\nm=audio 4002 RTP/AVP 8\r\n"
+                             "m=image 0 udptl t38\r\n")
+        self.assertEqual([line for line in answer if line.startswith("m=")], [
+            "m=video 0 RTP/AVP 97", "m=audio 20000 RTP/AVP 8", "m=application 0 UDP/BFCP *",
+            "m=audio 0 RTP/AVP 8", "m=image 0 udptl t38"])
+
+    def test_a_secure_line_is_passed_over_for_a_plain_one(self):
+        answer = self.answer("m=audio 4000 RTP/SAVP 8\r\nm=audio 4002 RTP/AVP 8\r\n")
+        self.assertIn("m=audio 0 RTP/SAVP 8", answer)
+        self.assertEqual(self.agreement.remote, ("10.0.0.1", 4002))
+
+    def test_directions_are_mirrored(self):
+        for theirs, ours, flow in (("sendrecv", "sendrecv", (True, True)),
+                                   ("sendonly", "recvonly", (False, True)),
+                                   ("recvonly", "sendonly", (True, False)),
+                                   ("inactive", "inactive", (False, False))):
+            answer = self.answer(f"{AUDIO}a={theirs}\r\n")
+            self.assertIn(f"a={ours}", answer)
+            self.assertEqual((self.agreement.sending, self.agreement.receiving), flow)
+
+    def test_an_address_of_zeros_is_a_hold_answered_with_our_real_address(self):
+        hold = HEAD.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0")
+        for theirs, ours in (("sendrecv", "recvonly"), ("recvonly", "inactive"),
+                             ("inactive", "inactive")):
+            answer = self.answer(f"{AUDIO}a={theirs}\r\n", hold)
+            self.assertIn("c=IN IP4 192.0.2.1", answer)
+            self.assertIn("m=audio 20000 RTP/AVP 8", answer)
+            self.assertIn(f"a={ours}", answer)
+            self.assertIsNone(self.agreement.remote)
+            self.assertFalse(self.agreement.sending)
+
+    def test_a_refusal_has_the_warning_that_says_why(self):
+        self.assertEqual(self.warning("m=video 5000 RTP/AVP 97\r\n"), 304)
+        self.assertEqual(self.warning("m=image 5000 udptl t38\r\n"), 304)
+        self.assertEqual(self.warning("m=audio 0 RTP/AVP 8\r\n"), 304)
+        self.assertEqual(self.warning("m=audio 4000 RTP/AVP 18\r\n"), 305)
+        self.assertEqual(self.warning("m=audio 4000 RTP/SAVP 8\r\n"), 302)
+        self.assertEqual(self.warning(AUDIO, HEAD.replace("c=IN IP4 10.0.0.1", "c=IN IP6 ::1")),
+                         301)
+
+    def test_no_connection_address_at_all_is_malformed(self):
+        self.assertEqual(self.warning(AUDIO, "v=0\r\n"), 0)
+
+
+class Versions(unittest.TestCase):
+    def setUp(self):
+        self.session = LocalSession("192.0.2.1", 20000)
+
+    def origin(self, body):
+        return lines(body)[1].split()[1:3]
+
+    def test_the_version_rises_only_when_we_say_something_else(self):
+        first = self.origin(self.session.answer(HEAD + AUDIO)[0])
+        again = self.origin(self.session.answer(HEAD + AUDIO)[0])
+        held = self.origin(self.session.answer(HEAD + AUDIO + "a=inactive\r\n")[0])
+        back = self.origin(self.session.answer(HEAD + AUDIO)[0])
+        self.assertEqual(again, first)
+        self.assertEqual([held[0], back[0]], [first[0]] * 2)
+        self.assertEqual([int(held[1]), int(back[1])], [int(first[1]) + 1, int(first[1]) + 2])
+
+    def test_a_refused_offer_changes_nothing(self):
+        before = self.session.answer(HEAD + AUDIO)[0]
+        with self.assertRaises(SDPError):
+            self.session.answer(HEAD + "m=image 5000 udptl t38\r\n")
+        self.assertEqual(self.session.answer(HEAD + AUDIO)[0], before)
+
+
+class Offers(unittest.TestCase):
+    def setUp(self):
+        self.session = LocalSession("192.0.2.1", 20000)
+
+    def test_our_offer_is_pcma_and_telephone_event(self):
+        self.assertEqual(lines(self.session.offer())[5:], [
+            "m=audio 20000 RTP/AVP 8 101", "a=rtpmap:8 PCMA/8000",
+            "a=rtpmap:101 telephone-event/8000", "a=fmtp:101 0-15", "a=ptime:20", "a=sendrecv", ""])
+
+    def test_an_offer_while_held_is_sendrecv_and_keeps_the_media_lines(self):
+        self.session.answer(HEAD + "m=video 1 RTP/AVP 97\r\n" + AUDIO + "a=inactive\r\n")
+        offer = lines(self.session.offer())
+        self.assertEqual([line for line in offer if line.startswith("m=")],
+                         ["m=video 0 RTP/AVP 97", "m=audio 20000 RTP/AVP 8 101"])
+        self.assertIn("a=sendrecv", offer)
+
+    def test_an_offer_keeps_the_types_that_were_agreed(self):
+        self.session.answer(HEAD + "m=audio 4000 RTP/AVP 97 96\r\na=rtpmap:97 PCMA/8000\r\n"
+                            "a=rtpmap:96 telephone-event/8000\r\n")
+        self.assertIn("m=audio 20000 RTP/AVP 97 96", lines(self.session.offer()))
+
+    def test_the_answer_sets_where_and_with_which_types_we_send(self):
+        self.session.offer()
+        agreement = self.session.on_answer(
+            HEAD + "m=audio 4000 RTP/AVP 8 96\r\na=rtpmap:96 telephone-event/8000\r\na=sendonly\r\n")
+        self.assertEqual(agreement.remote, ("10.0.0.1", 4000))
+        self.assertEqual(agreement.formats, {8: 8, 101: 96})  # received: sent
+        self.assertEqual((agreement.sending, agreement.receiving), (False, True))
+
+    def test_an_answer_that_refuses_the_audio_agrees_nothing(self):
+        self.session.offer()
+        self.assertEqual(self.session.on_answer(HEAD + "m=audio 0 RTP/AVP 8\r\n"), sdp.NOTHING)
+
+    def test_an_answer_without_our_codec_raises(self):
+        self.session.offer()
+        with self.assertRaises(SDPError):
+            self.session.on_answer(HEAD + "m=audio 4000 RTP/AVP 18\r\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
