@@ -143,7 +143,7 @@ class SIPMessage:
 
     def _find_defect(self):
         for name in REQUIRED:
-            if not self.header(name):
+            if not any(self.headers_all(name)):
                 return f"Missing {name} header"
         for name in SINGLE:
             if len(set(self._fields.get(name, ()))) > 1:

@@ -160,7 +160,7 @@ def parse_via(value):
     match = VIA.fullmatch(protocol.strip(" \t"))
     if not match:
         raise ValueError("malformed Via")
-    host, port = split_host_port("".join(match.group(2).split()))
+    host, port = split_host_port(":".join(p.strip() for p in match.group(2).rsplit(":", 1)))
     return Via(match.group(1).upper(), host, port, parse_params(params))
 
 

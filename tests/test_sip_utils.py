@@ -1,0 +1,121 @@
+"""Header parts: lists, parameters, addresses, URIs, Via, numbers."""
+
+import unittest
+
+from sip_message import SIPMessage
+from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
+                       parse_cseq, parse_uri, parse_via, split_list, stable_tag)
+
+
+class Lists(unittest.TestCase):
+    def test_commas_in_quotes_and_brackets_do_not_split(self):
+        value = '"Smith, \\"J\\"" <sip:a,b@h>, <sip:c@h>;x="1,2" ,, '
+        self.assertEqual(split_list(value),
+                         ['"Smith, \\"J\\"" <sip:a,b@h>', '<sip:c@h>;x="1,2"'])
+
+    def test_an_unclosed_quote_swallows_the_rest_and_raises_nothing(self):
+        self.assertEqual(split_list('a, "b, c'), ["a", '"b, c'])
+
+
+class Addresses(unittest.TestCase):
+    def test_display_name_uri_and_parameters_come_apart(self):
+        address = parse_address('"Bob \\"B\\"; x" <sip:bob@h;user=phone> ;Tag=a1 ; y = "z;z" ;lr')
+        self.assertEqual(address.display, 'Bob "B"; x')
+        self.assertEqual(address.uri, "sip:bob@h;user=phone")
+        self.assertEqual(address.params, {"tag": "a1", "y": "z;z", "lr": ""})
+        self.assertEqual(address.tag, "a1")
+
+    def test_without_brackets_parameters_belong_to_the_header(self):
+        address = parse_address("sip:bob@h;tag=1")
+        self.assertEqual((address.uri, address.tag), ("sip:bob@h", "1"))
+
+    def test_unquoted_display_names_of_gateways_are_taken(self):
+        self.assertEqual(parse_address("+4930123 <sip:+4930123@h>").display, "+4930123")
+
+    def test_malformed_addresses_raise_value_error(self):
+        for value in ('"Bob <sip:b@h>', "<sip:b@h", '"Bob" sip:b@h', "", "<>", "<sip:a b@h>x"):
+            with self.subTest(value), self.assertRaises(ValueError):
+                parse_address(value)
+
+
+class URIs(unittest.TestCase):
+    def test_a_sip_uri_comes_apart(self):
+        uri = parse_uri("SIP:user;par=u%40h:pw@[2001:db8::1]:5070;lr;maddr=10.0.0.1?h=v")
+        self.assertEqual((uri.scheme, uri.user, uri.host, uri.port),
+                         ("sip", "user;par=u%40h", "[2001:db8::1]", 5070))
+        self.assertEqual(uri.params, {"lr": "", "maddr": "10.0.0.1"})
+        self.assertEqual(uri.headers, "h=v")
+
+    def test_an_ipv6_address_in_brackets_has_no_port_of_its_own(self):
+        self.assertEqual(parse_uri("sip:[2001:db8::10:5070]").port, 0)
+
+    def test_a_tel_uri_has_only_a_user(self):
+        self.assertEqual(parse_uri("tel:+49301;ext=2").user, "+49301")
+
+    def test_malformed_uris_raise_value_error(self):
+        for text in ("", "sip", "sip:", "sip:a@", "sip:2001:db8::10", "sip:a@h:x", "sip:a@h:0",
+                     "sip:a@h:70000", "sip:a b@h", "<sip:a@h>", "1sip:a@h"):
+            with self.subTest(text), self.assertRaises(ValueError):
+                parse_uri(text)
+
+
+class Vias(unittest.TestCase):
+    def test_spaces_may_stand_around_every_separator(self):
+        via = parse_via("SIP / 2.0 / UDP   first.example : 4000 ;ttl=16 ; branch = z9hG4bKa")
+        self.assertEqual((via.transport, via.host, via.port, via.branch),
+                         ("UDP", "first.example", 4000, "z9hG4bKa"))
+
+    def test_quoted_parameters_before_the_branch_are_read_over(self):
+        via = parse_via('SIP/2.0/UDP 10.0.0.1;x-route-tag="cid:a@10.0.0.1; branch=no";branch=yes')
+        self.assertEqual(via.branch, "yes")
+
+    def test_malformed_vias_raise_value_error(self):
+        for value in ("", ";", "SIP/2.0/UDP", "SIP/3.0/UDP h", "SIP/2.0/UDP h:99999",
+                      "SIP/2.0/UDP h:", "SIP/2.0/UDP 2001:db8::1", "HTTP/1.1/UDP h"):
+            with self.subTest(value), self.assertRaises(ValueError):
+                parse_via(value)
+
+
+class Numbers(unittest.TestCase):
+    def test_cseq_is_a_number_below_2_to_the_31_and_a_method(self):
+        self.assertEqual(parse_cseq("0009  INVITE"), (9, "INVITE"))
+        for value in ("INVITE", "1", "-1 INVITE", "2147483648 INVITE", "1_0 INVITE", "\u0661 BYE",
+                      "36893488147419103232 OPTIONS"):
+            with self.subTest(value), self.assertRaises(ValueError):
+                parse_cseq(value)
+
+    def test_tags_and_branches_are_random_and_stable_tags_are_not(self):
+        self.assertNotEqual(new_tag(), new_tag())
+        self.assertTrue(new_branch().startswith("z9hG4bK"))
+        self.assertEqual(stable_tag("a", "b"), stable_tag("a", "b"))
+        self.assertNotEqual(stable_tag("a", "b"), stable_tag("ab", ""))
+
+    def message(self, *lines, uri="sip:1000@10.0.0.1"):
+        return SIPMessage("\r\n".join((f"INVITE {uri} SIP/2.0",) + lines) + "\r\n\r\n")
+
+    def test_the_caller_is_the_asserted_identity_before_from(self):
+        message = self.message('P-Asserted-Identity: "A, B" <sip:+493012@h>, <tel:+493013>',
+                               "From: <sip:99@h>;tag=1")
+        self.assertEqual(get_caller_number(message), "+493012")
+
+    def test_the_caller_is_from_where_no_identity_has_a_user(self):
+        message = self.message("P-Asserted-Identity: <sip:10.0.0.1>", "f: <sip:9%2B9;x=1@h>;tag=1")
+        self.assertEqual(get_caller_number(message), "9+9")
+
+    def test_a_caller_without_number_is_empty(self):
+        self.assertEqual(get_caller_number(self.message("From: <sip:10.0.0.1>;tag=1")), "")
+        self.assertEqual(get_caller_number(self.message("From: <sip:\\u95>")), "")
+        self.assertEqual(get_caller_number(self.message()), "")
+
+    def test_the_called_number_is_looked_for_in_order(self):
+        lines = ["Diversion: <sip:4@h>;reason=unconditional", "To: <sip:3@h>",
+                 "P-Called-Party-ID: <sip:2@h>"]
+        self.assertEqual(get_called_number(self.message(*lines, uri="sip:1@h")), "1")
+        for number in ("2", "3", "4"):
+            self.assertEqual(get_called_number(self.message(*lines, uri="sip:10.0.0.1")), number)
+            lines.pop()
+        self.assertEqual(get_called_number(self.message(uri="sip:10.0.0.1")), "")
+
+
+if __name__ == "__main__":
+    unittest.main()
