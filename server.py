@@ -166,7 +166,7 @@ class SIPServer:
         if handler is None:
             raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])
         if method not in ("ACK", "CANCEL"):  # RFC 3261 8.2.2.3 and 9.1
-            if not request.to_tag and self.transactions.is_merged(request):
+            if self.transactions.is_merged(request):
                 raise SIPError(482, "")
             unsupported = request.headers_all("Require")
             if unsupported:

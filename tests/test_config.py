@@ -1,0 +1,41 @@
+"""Settings: defaults, and one clear line for each that can't be used."""
+
+import unittest
+
+from config import SETTINGS, Config, ConfigError, help_text
+
+
+class Settings(unittest.TestCase):
+    def test_an_empty_environment_gives_the_defaults(self):
+        config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
+        self.assertEqual(config, ("127.0.0.1", "", 5060, 16384, 32767, 0, 300, "info"))
+
+    def test_every_setting_is_read_and_has_a_line_of_help(self):
+        config = Config.from_env({
+            "BIND_IP": " 0.0.0.0 ", "ADVERTISED_IP": "192.0.2.1", "SIP_PORT": "5070",
+            "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "MAX_CALLS": "3",
+            "RTP_TIMEOUT": "0", "LOG_LEVEL": "DEBUG"})
+        self.assertEqual(config, ("0.0.0.0", "192.0.2.1", 5070, 20000, 20010, 3, 0, "debug"))
+        self.assertEqual([name.lower() for name, *_ in SETTINGS], list(Config._fields))
+        for name, *_ in SETTINGS:
+            self.assertIn(name, help_text())
+
+    def test_a_bad_value_is_named(self):
+        for name, value in (("BIND_IP", "localhost"), ("BIND_IP", "::1"), ("BIND_IP", "224.0.0.1"),
+                            ("ADVERTISED_IP", "0.0.0.0"), ("ADVERTISED_IP", "pbx.example"),
+                            ("SIP_PORT", "65536"), ("SIP_PORT", "-1"), ("SIP_PORT", "5_060"),
+                            ("SIP_PORT", "\u0665"), ("SIP_PORT", "9" * 5000),
+                            ("RTP_PORT_START", "0"), ("RTP_PORT_END", "x"), ("MAX_CALLS", "1.5"),
+                            ("RTP_TIMEOUT", "never"), ("LOG_LEVEL", "loud")):
+            with self.subTest(name=name, value=value[:9]), self.assertRaisesRegex(
+                    ConfigError, f"^{name}="):
+                Config.from_env({name: value})
+
+    def test_a_range_without_an_even_port_is_refused(self):
+        for start, end in (("20002", "20000"), ("20001", "20001")):
+            with self.assertRaisesRegex(ConfigError, "RTP_PORT_END"):
+                Config.from_env({"RTP_PORT_START": start, "RTP_PORT_END": end})
+
+
+if __name__ == "__main__":
+    unittest.main()

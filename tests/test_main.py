@@ -1,0 +1,180 @@
+"""`python server.py` as a user runs it: a process of its own on the loopback."""
+
+import os
+import pathlib
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import unittest
+
+from sip_message import SIPMessage
+
+ROOT = pathlib.Path(__file__).parent.parent
+SECONDS = 20  # the most any step may take
+
+
+class Process:
+    """A running server.py; its log lines can be waited for."""
+
+    def __init__(self, test, **environ):
+        self.process = start(environ)
+        self.lines = queue.Queue()
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        test.addCleanup(self.process.stderr.close)
+        test.addCleanup(reader.join, SECONDS)
+        test.addCleanup(self.process.wait, SECONDS)
+        test.addCleanup(self.process.kill)
+        self.port = int(self.wait_for(r"listening on UDP 127\.0\.0\.1:(\d+)").group(1))
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.put(line)
+
+    def wait_for(self, pattern):
+        while True:
+            match = re.search(pattern, self.lines.get(timeout=SECONDS))
+            if match:
+                return match
+
+
+def start(environ, *arguments):
+    env = {name: value for name, value in os.environ.items() if name == "PATH"}
+    env.update({"SIP_PORT": "0"}, **environ)
+    return subprocess.Popen([sys.executable, str(ROOT / "server.py"), *arguments], env=env,
+                            stdout=subprocess.PIPE if arguments else subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def run(*arguments, **environ):
+    process = start(environ, *arguments)
+    out, err = process.communicate(timeout=SECONDS)
+    return process.returncode, out, err
+
+
+class Caller:
+    """A softphone in a few lines: one socket, one call."""
+
+    def __init__(self, test, port):
+        self.server = "127.0.0.1", port
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.settimeout(SECONDS)
+        test.addCleanup(self.sock.close)
+        self.here = "{}:{}".format(*self.sock.getsockname())
+
+    def send(self, method, cseq, to="<sip:echo@127.0.0.1>", body=""):
+        self.sock.sendto(
+            f"{method} sip:echo@127.0.0.1 SIP/2.0\r\n"
+            f"Via: SIP/2.0/UDP {self.here};branch=z9hG4bK{method}{cseq}\r\n"
+            f"From: <sip:4711@{self.here}>;tag=t\r\nTo: {to}\r\nCall-ID: {self.here}\r\n"
+            f"CSeq: {cseq} {method}\r\nContact: <sip:4711@{self.here}>\r\n"
+            f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode(),
+            self.server)
+
+    def receive(self, wanted):
+        """Return the first message whose status or method is wanted."""
+        while True:
+            message = SIPMessage(self.sock.recv(65535))
+            if wanted in (message.status, message.is_request() and message.method()):
+                return message
+
+    def call(self):
+        port = self.here.split(":")[1]
+        self.send("INVITE", 1, body=f"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\n"
+                  f"c=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP 8\r\n")
+        ok = self.receive(200)
+        self.send("ACK", 1, ok.header("To"))
+        return ok
+
+    def answer(self, request):
+        copied = "".join(f"{name}: {request.header(name)}\r\n"
+                         for name in ("Via", "From", "To", "Call-ID", "CSeq"))
+        self.sock.sendto(f"SIP/2.0 200 OK\r\n{copied}\r\n".encode(), self.server)
+
+
+class Settings(unittest.TestCase):
+    def test_help_prints_every_setting(self):
+        code, out, _ = run("--help")
+        self.assertEqual(code, 0)
+        for name in ("BIND_IP", "ADVERTISED_IP", "SIP_PORT", "RTP_PORT_START", "RTP_PORT_END",
+                     "MAX_CALLS", "RTP_TIMEOUT", "LOG_LEVEL", "--ping"):
+            self.assertIn(name, out)
+
+    def test_a_bad_value_is_one_line_that_names_it_and_status_2(self):
+        code, _, err = run(SIP_PORT="sip")
+        self.assertEqual((code, err.count("\n")), (2, 1))
+        self.assertIn("SIP_PORT", err)
+
+    def test_a_port_in_use_is_one_line_that_names_it_and_status_1(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("127.0.0.1", 0))
+            code, _, err = run(SIP_PORT=str(taken.getsockname()[1]))
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("SIP_PORT", err)
+
+    def test_an_address_that_is_not_ours_is_one_line_and_status_1(self):
+        code, _, err = run(BIND_IP="192.0.2.1")
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("BIND_IP", err)
+
+
+class Ping(unittest.TestCase):
+    def test_it_is_0_while_the_server_serves_and_1_without(self):
+        server = Process(self)
+        self.assertEqual(run("--ping", SIP_PORT=str(server.port))[0], 0)
+        server.process.terminate()
+        server.process.wait(SECONDS)
+        code, _, err = run("--ping", SIP_PORT=str(server.port))
+        self.assertEqual((code, err.count("\n")), (1, 1))
+
+
+class Running(unittest.TestCase):
+    def test_a_call_is_logged_when_it_begins_and_when_it_ends(self):
+        server = Process(self)
+        caller = Caller(self, server.port)
+        ok = caller.call()
+        server.wait_for(r"call from '4711' to 'echo' began")
+        caller.send("BYE", 2, ok.header("To"))
+        caller.receive(200)
+        server.wait_for(r"call from '4711' to 'echo' ended after [\d.]+ s: the caller hung up; "
+                        r"RTP packets 0 in, 0 out")
+
+    def test_debug_shows_the_messages_escaped(self):
+        server = Process(self, LOG_LEVEL="debug")
+        caller = Caller(self, server.port)
+        caller.sock.sendto(b"\x1b[31mevil\r\nfake: line", caller.server)
+        server.wait_for(r"from 127\.0\.0\.1:\d+ b'\\x1b\[31mevil\\r\\nfake: line'")
+
+    def test_sigterm_says_bye_waits_for_the_answer_and_exits_0(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            server = Process(self)
+            caller = Caller(self, server.port)
+            caller.call()
+            server.wait_for("began")
+            server.process.send_signal(number)
+            caller.answer(caller.receive("BYE"))
+            self.assertEqual(server.process.wait(SECONDS), 0)
+
+    def test_a_caller_that_never_answers_the_bye_does_not_hold_the_exit(self):
+        server = Process(self)
+        Caller(self, server.port).call()
+        server.process.terminate()
+        self.assertEqual(server.process.wait(SECONDS), 0)
+
+    def test_a_second_signal_exits_at_once(self):
+        server = Process(self)
+        caller = Caller(self, server.port)
+        caller.call()
+        server.process.terminate()
+        server.wait_for("stopping")
+        server.process.terminate()
+        self.assertEqual(server.process.wait(SECONDS), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

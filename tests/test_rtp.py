@@ -1,0 +1,271 @@
+"""RTP: packets as bytes, and sessions on real sockets of the loopback."""
+
+import errno
+import socket
+import struct
+import threading
+import unittest
+
+import rtp
+from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
+
+A = "127.0.0.1"  # where the description says the caller is
+PCMA = {8: 8, 101: 101}
+
+
+def packet(sequence, timestamp=0, payload=b"\xd5" * 160, payload_type=8, ssrc=7, marker=False):
+    return RTPPacket(payload_type, sequence, timestamp, ssrc, payload, marker).serialize()
+
+
+class Packets(unittest.TestCase):
+    def test_a_packet_survives_the_wire(self):
+        one = RTPPacket(101, 65535, 2 ** 32 - 1, 2 ** 32 - 1, b"abc", True)
+        self.assertEqual(RTPPacket.parse(one.serialize()), one)
+        self.assertEqual(one.serialize(), b"\x80\xe5" + b"\xff" * 10 + b"abc")
+
+    def test_csrcs_extension_and_padding_are_read_over(self):
+        head = struct.pack("!BBHII", 0x80 | 0x20 | 0x10 | 2, 8, 1, 2, 3)
+        data = head + b"c" * 8 + b"\xbe\xde\0\1" + b"e" * 4 + b"voice" + b"\0\0\3"
+        self.assertEqual(RTPPacket.parse(data).payload, b"voice")
+
+    def test_a_malformed_packet_raises_value_error_that_says_why(self):
+        for data, why in ((b"", "shorter"), (b"\x80" * 11, "shorter"), (b"\0" * 12, "version"),
+                          (b"\x8f" + b"\0" * 20, "longer"), (b"\x90" + b"\0" * 13, "cut short"),
+                          (b"\x90" + b"\0" * 13 + b"\xff\xff", "longer"),
+                          (b"\xa0" + b"\0" * 12, "padding"), (b"\xa0" + b"\0" * 11 + b"\x09", "padd"),
+                          (b"\xaf" + b"\0" * 20 + b"\x01", "padding")):
+            with self.subTest(data), self.assertRaisesRegex(ValueError, why):
+                RTPPacket.parse(data)
+
+
+class Ports(unittest.TestCase):
+    def test_an_even_port_of_the_range_is_bound_and_the_taken_ones_passed_over(self):
+        with open_rtp_socket(A, 40001, 40004) as one, open_rtp_socket(A, 40001, 40004) as two:
+            self.assertEqual({s.getsockname()[1] for s in (one, two)}, {40002, 40004})
+            with self.assertRaises(OSError) as caught:
+                open_rtp_socket(A, 40001, 40004)
+            self.assertEqual(caught.exception.errno, errno.EADDRINUSE)
+
+    def test_the_search_begins_at_first_and_wraps(self):
+        with open_rtp_socket(A, 40010, 40014, first=40014) as one:
+            self.assertEqual(one.getsockname()[1], 40014)
+            with open_rtp_socket(A, 40010, 40014, first=40014) as two:
+                self.assertEqual(two.getsockname()[1], 40010)
+
+    def test_an_address_that_is_not_ours_raises_at_once(self):
+        with self.assertRaises(OSError) as caught:
+            open_rtp_socket("192.0.2.1", 40020, 49998)
+        self.assertNotEqual(caught.exception.errno, errno.EADDRINUSE)
+
+
+class Echo(unittest.TestCase):
+    """A session that echoes in its own thread; `self.caller` is a socket at the other end."""
+
+    def setUp(self):
+        self.caller = self.open(A)
+        self.session = RTPSession(open_rtp_socket(A, 41000, 41998), peer_ip="127.0.0.9")
+        self.addCleanup(self.session.stop)
+        self.at = A, self.session.port
+        self.update()
+        self.session.start(rtp.echo)
+
+    def open(self, ip):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind((ip, 0))
+        sock.settimeout(5)
+        return sock
+
+    def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
+        self.session.update(remote or self.caller.getsockname(), formats, sending, receiving)
+
+    def send(self, *args, sock=None, **parts):
+        (sock or self.caller).sendto(packet(*args, **parts), self.at)
+
+    def heard(self, sock=None):
+        data, source = (sock or self.caller).recvfrom(2048)
+        self.assertEqual(source, self.at)  # from the advertised port, always
+        return RTPPacket.parse(data)
+
+    def assert_next_heard(self, payload, **parts):
+        """What was sent before was not echoed: the marker packet's echo comes first."""
+        self.send(60000, payload=payload, **parts)
+        self.assertEqual(self.heard().payload, payload)
+
+    def test_payload_type_and_marker_come_back_untouched(self):
+        for sequence, (payload, kind, marker) in enumerate((
+                (bytes(range(160)), 8, True), (b"\x55" * 80, 8, False), (b"\1\x8a\3\x20", 101, True))):
+            self.send(sequence, payload=payload, payload_type=kind, marker=marker)
+            echo = self.heard()
+            self.assertEqual((echo.payload, echo.payload_type, echo.marker),
+                             (payload, kind, marker))
+
+    def test_ssrc_and_sequence_are_our_own_and_timestamp_steps_stay(self):
+        echoes = []
+        for sequence, timestamp in ((65534, 2 ** 32 - 160), (65535, 0), (0, 160), (3, 640)):
+            self.send(sequence, timestamp, ssrc=0x1234)
+            echoes.append(self.heard())
+        self.assertEqual(len({e.ssrc for e in echoes}), 1)
+        self.assertNotEqual(echoes[0].ssrc, 0x1234)
+        first = echoes[0]
+        self.assertEqual([e.sequence - first.sequence & 0xFFFF for e in echoes], [0, 1, 2, 3])
+        self.assertEqual([e.timestamp - first.timestamp & 0xFFFFFFFF for e in echoes],
+                         [0, 160, 320, 800])
+
+    def test_a_new_source_goes_on_in_our_stream(self):
+        self.send(10, 1000, ssrc=1)
+        before = self.heard()
+        self.send(9999, 777777, ssrc=2)
+        after = self.heard()
+        self.assertEqual(after.ssrc, before.ssrc)
+        self.assertEqual(after.sequence - before.sequence & 0xFFFF, 1)
+        self.assertEqual(after.timestamp - before.timestamp & 0xFFFFFFFF, 160)
+
+    def test_a_repeated_packet_is_echoed_once(self):
+        self.send(1, payload=b"once")
+        self.send(1, payload=b"once")
+        self.assertEqual(self.heard().payload, b"once")
+        self.assert_next_heard(b"next")
+
+    def test_what_is_not_the_calls_rtp_is_ignored(self):
+        for junk in (b"", b"x", b"\x80\x08", b"\0" * 172, b"\x80\xc8" + b"\0" * 26,  # RTCP SR
+                     packet(1, payload_type=13), packet(2, payload_type=19), packet(3, payload_type=0),
+                     b"\xbf\x08" + b"\xff" * 30, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"):
+            self.caller.sendto(junk, self.at)
+        self.assert_next_heard(b"voice")
+        self.assertEqual(self.session.packets_out, 1)
+
+    def test_padding_and_extension_are_left_out_of_the_echo(self):
+        data = b"\xb0" + packet(1)[1:12] + b"\xbe\xde\0\1eeee" + b"voice" + b"\0\2"
+        self.caller.sendto(data, self.at)
+        echo, _ = self.caller.recvfrom(2048)
+        self.assertEqual((echo[0], echo[12:]), (0x80, b"voice"))
+
+    def test_another_port_of_the_calls_address_is_heard_and_the_answer_stays(self):
+        # music on hold comes from a port that was never advertised
+        other = self.open(A)
+        self.send(1, payload=b"other", sock=other)
+        self.assertEqual(self.heard().payload, b"other")
+
+    def test_a_stranger_is_neither_heard_nor_answered(self):
+        stranger = self.open("127.0.0.66")
+        stranger.setblocking(False)
+        self.send(1, payload=b"evil", sock=stranger)
+        self.assert_next_heard(b"voice")
+        with self.assertRaises(BlockingIOError):
+            stranger.recv(2048)
+        self.assertEqual(self.session.packets_in, 1)
+
+    def test_a_caller_behind_nat_is_followed_to_where_it_signals_from(self):
+        nat = self.open("127.0.0.9")  # peer_ip
+        self.update(remote=("127.0.0.200", 9))
+        self.send(1, payload=b"out", sock=nat)
+        self.assertEqual(self.heard(nat).payload, b"out")
+
+    def test_a_hold_is_silent_and_a_resume_goes_to_the_new_place(self):
+        self.update(sending=False)
+        self.send(1, payload=b"held")
+        moved = self.open(A)
+        while self.session.packets_in < 1:  # the RTP thread has taken it; it never answers
+            self.send(1, payload=b"held")
+        self.update(remote=moved.getsockname())
+        self.send(2, payload=b"back", sock=moved)
+        self.assertEqual(self.heard(moved).payload, b"back")
+        self.assertEqual(self.session.packets_out, 1)
+
+    def test_types_are_mapped_to_what_the_other_side_wants(self):
+        self.update(formats={8: 8, 101: 96})
+        self.send(1, payload_type=101, payload=b"\1\x8a\3\x20")
+        self.assertEqual(self.heard().payload_type, 96)
+
+    def test_nowhere_to_send_is_survived(self):
+        self.session.update(None, PCMA, True, True)
+        signalling = self.open("127.0.0.9")
+        while self.session.packets_in < 1:
+            self.send(1, sock=signalling)
+        self.update()
+        self.assert_next_heard(b"voice")
+
+    def test_stop_frees_the_port_and_ends_the_thread(self):
+        self.session.stop()
+        self.session._thread.join(1.0)
+        self.assertFalse(self.session._thread.is_alive())
+        with open_rtp_socket(A, self.session.port):
+            pass
+
+
+class Sessions(unittest.TestCase):
+    def test_a_session_without_thread_closes_its_socket_when_stopped(self):
+        session = RTPSession(open_rtp_socket(A, 42000, 42998))
+        session.stop()
+        with open_rtp_socket(A, session.port):
+            pass
+
+    def test_a_function_of_the_users_own_reads_packets_and_sends_audio(self):
+        def shout(session):
+            for heard in session:
+                session.send(heard.payload.upper(), marker=heard.marker)
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+            caller.bind((A, 0))
+            caller.settimeout(5)
+            session = RTPSession(open_rtp_socket(A, 42000, 42998))
+            self.addCleanup(session.stop)
+            session.update(caller.getsockname(), PCMA, True, True)
+            session.start(shout)
+            answers = []
+            for sequence, payload in enumerate((b"one", b"two")):
+                caller.sendto(b"\x90" + packet(sequence)[1:12], (A, session.port))  # cut short
+                caller.sendto(packet(sequence, payload=payload), (A, session.port))
+                answers.append(RTPPacket.parse(caller.recv(2048)))
+        self.assertEqual([a.payload for a in answers], [b"ONE", b"TWO"])
+        self.assertEqual(answers[1].sequence - answers[0].sequence & 0xFFFF, 1)
+        self.assertEqual(answers[1].timestamp - answers[0].timestamp & 0xFFFFFFFF, 160)
+
+    def test_a_function_that_raises_is_logged_and_its_socket_closed(self):
+        def broken(session):
+            raise ZeroDivisionError
+
+        session = RTPSession(open_rtp_socket(A, 42000, 42998))
+        with self.assertLogs("rtp", "ERROR"):
+            session.start(broken)
+            session._thread.join(5)
+        with open_rtp_socket(A, session.port):
+            pass
+
+
+class StandAlone(unittest.TestCase):
+    def test_the_echo_runs_by_itself_until_its_event_is_set(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+            caller.bind((A, 0))
+            caller.settimeout(0.2)
+            with open_rtp_socket(A, 43000, 43998) as free:
+                port = free.getsockname()[1]
+            description = (f"v=0\r\no=- 1 1 IN IP4 {A}\r\ns=-\r\nc=IN IP4 {A}\r\nt=0 0\r\n"
+                           f"m=audio {caller.getsockname()[1]} RTP/AVP 8\r\n")
+            stop = threading.Event()
+            thread = threading.Thread(target=rtp_echo_server, args=(A, port, description, stop))
+            thread.start()
+            echo = None
+            for sequence in range(50):  # its socket may not be bound yet
+                caller.sendto(packet(sequence, payload=b"hello"), (A, port))
+                try:
+                    echo = RTPPacket.parse(caller.recv(2048))
+                    break
+                except (socket.timeout, ConnectionError):
+                    continue
+            stop.set()
+            thread.join(1.0)
+            self.assertFalse(thread.is_alive())
+            self.assertEqual(echo.payload, b"hello")
+        with open_rtp_socket(A, port):
+            pass
+
+    def test_a_description_without_our_codec_raises_value_error(self):
+        with self.assertRaises(ValueError):
+            rtp_echo_server(A, 43000, "v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 9 RTP/AVP 18\r\n",
+                            threading.Event())
+
+
+if __name__ == "__main__":
+    unittest.main()
