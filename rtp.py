@@ -208,8 +208,14 @@ class RTPSession:
                 continue
             yield packet
 
-    def send(self, payload, payload_type=8, marker=False, step=FRAME):
-        """Send one packet of audio; step: timestamp units it lasts. Silent while on hold."""
+    def send(self, payload, payload_type=None, marker=False, step=FRAME):
+        """Send one packet of audio; nothing while the call is held or has ended.
+
+        payload: bytes in the negotiated codec, 160 of A-law for 20 ms. payload_type: that codec's
+        unless given. step: timestamp units (1/8000 s) the packet lasts.
+        """
+        if payload_type is None:
+            payload_type = next(iter(self.flow.formats.values()), 0)
         packet = RTPPacket(payload_type, self.sequence, self.timestamp, self.ssrc, payload, marker)
         self.timestamp = self.timestamp + step & 0xFFFFFFFF
         self.transmit(packet.serialize())

@@ -211,7 +211,7 @@ class Sessions(unittest.TestCase):
             caller.settimeout(5)
             session = RTPSession(open_rtp_socket(A, 42000, 42998))
             self.addCleanup(session.stop)
-            session.update(caller.getsockname(), PCMA, True, True)
+            session.update(caller.getsockname(), {8: 97, 101: 101}, True, True)
             session.start(shout)
             answers = []
             for sequence, payload in enumerate((b"one", b"two")):
@@ -219,6 +219,7 @@ class Sessions(unittest.TestCase):
                 caller.sendto(packet(sequence, payload=payload), (A, session.port))
                 answers.append(RTPPacket.parse(caller.recv(2048)))
         self.assertEqual([a.payload for a in answers], [b"ONE", b"TWO"])
+        self.assertEqual([a.payload_type for a in answers], [97, 97])
         self.assertEqual(answers[1].sequence - answers[0].sequence & 0xFFFF, 1)
         self.assertEqual(answers[1].timestamp - answers[0].timestamp & 0xFFFFFFFF, 160)
 
