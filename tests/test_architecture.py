@@ -37,7 +37,7 @@ class Architecture(unittest.TestCase):
             if name.startswith("sip_"):
                 self.assertFalse({"rtp", "sdp", "codec"} & set(allowed.split()), name)
 
-    @unittest.skipUnless(hasattr(sys, "stdlib_module_names"), "needs Python 3.10 to know its library")
+    @unittest.skipUnless(hasattr(sys, "stdlib_module_names"), "needs Python 3.10")
     def test_nothing_but_the_standard_library_is_needed(self):
         for name in MAY_IMPORT:
             others = set(imports(ROOT / f"{name}.py")) - set(MAY_IMPORT)

@@ -245,7 +245,7 @@ class Cancelled(unittest.TestCase):
     def ring(self):
         self.server.answer = lambda call, body: None
         self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKring")
-        return list(self.server.calls)[0]
+        return next(iter(self.server.calls))
 
     def test_a_cancel_ends_an_invite_that_still_waits(self):
         call = self.ring()

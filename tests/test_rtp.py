@@ -29,11 +29,12 @@ class Packets(unittest.TestCase):
         self.assertEqual(RTPPacket.parse(data).payload, b"voice")
 
     def test_a_malformed_packet_raises_value_error_that_says_why(self):
-        for data, why in ((b"", "shorter"), (b"\x80" * 11, "shorter"), (b"\0" * 12, "version"),
-                          (b"\x8f" + b"\0" * 20, "longer"), (b"\x90" + b"\0" * 13, "cut short"),
-                          (b"\x90" + b"\0" * 13 + b"\xff\xff", "longer"),
-                          (b"\xa0" + b"\0" * 12, "padding"), (b"\xa0" + b"\0" * 11 + b"\x09", "padd"),
-                          (b"\xaf" + b"\0" * 20 + b"\x01", "padding")):
+        for data, why in (
+                (b"", "shorter"), (b"\x80" * 11, "shorter"), (b"\0" * 12, "version"),
+                (b"\x8f" + b"\0" * 20, "longer"), (b"\x90" + b"\0" * 13, "cut short"),
+                (b"\x90" + b"\0" * 13 + b"\xff\xff", "longer"),
+                (b"\xa0" + b"\0" * 12, "padding"), (b"\xa0" + b"\0" * 11 + b"\x09", "padding"),
+                (b"\xaf" + b"\0" * 20 + b"\x01", "padding")):
             with self.subTest(data), self.assertRaisesRegex(ValueError, why):
                 RTPPacket.parse(data)
 
@@ -87,14 +88,21 @@ class Echo(unittest.TestCase):
         self.assertEqual(source, self.at)  # from the advertised port, always
         return RTPPacket.parse(data)
 
+    def counted(self):
+        """End the session; return its (packets in, packets out)."""
+        self.session.stop()
+        self.session._thread.join(5)
+        return self.session.packets_in, self.session.packets_out
+
     def assert_next_heard(self, payload, **parts):
-        """What was sent before was not echoed: the marker packet's echo comes first."""
+        """Say that nothing sent before was echoed: this packet's echo comes first."""
         self.send(60000, payload=payload, **parts)
         self.assertEqual(self.heard().payload, payload)
 
     def test_payload_type_and_marker_come_back_untouched(self):
         for sequence, (payload, kind, marker) in enumerate((
-                (bytes(range(160)), 8, True), (b"\x55" * 80, 8, False), (b"\1\x8a\3\x20", 101, True))):
+                (bytes(range(160)), 8, True), (b"\x55" * 80, 8, False),
+                (b"\1\x8a\3\x20", 101, True))):
             self.send(sequence, payload=payload, payload_type=kind, marker=marker)
             echo = self.heard()
             self.assertEqual((echo.payload, echo.payload_type, echo.marker),
@@ -129,11 +137,12 @@ class Echo(unittest.TestCase):
 
     def test_what_is_not_the_calls_rtp_is_ignored(self):
         for junk in (b"", b"x", b"\x80\x08", b"\0" * 172, b"\x80\xc8" + b"\0" * 26,  # RTCP SR
-                     packet(1, payload_type=13), packet(2, payload_type=19), packet(3, payload_type=0),
+                     packet(1, payload_type=13), packet(2, payload_type=19),
+                     packet(3, payload_type=0),
                      b"\xbf\x08" + b"\xff" * 30, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"):
             self.caller.sendto(junk, self.at)
         self.assert_next_heard(b"voice")
-        self.assertEqual(self.session.packets_out, 1)
+        self.assertEqual(self.counted(), (1, 1))
 
     def test_padding_and_extension_are_left_out_of_the_echo(self):
         data = b"\xb0" + packet(1)[1:12] + b"\xbe\xde\0\1eeee" + b"voice" + b"\0\2"
@@ -154,7 +163,7 @@ class Echo(unittest.TestCase):
         self.assert_next_heard(b"voice")
         with self.assertRaises(BlockingIOError):
             stranger.recv(2048)
-        self.assertEqual(self.session.packets_in, 1)
+        self.assertEqual(self.counted(), (1, 1))
 
     def test_a_caller_behind_nat_is_followed_to_where_it_signals_from(self):
         nat = self.open("127.0.0.9")  # peer_ip
@@ -171,7 +180,7 @@ class Echo(unittest.TestCase):
         self.update(remote=moved.getsockname())
         self.send(2, payload=b"back", sock=moved)
         self.assertEqual(self.heard(moved).payload, b"back")
-        self.assertEqual(self.session.packets_out, 1)
+        self.assertEqual(self.counted()[1], 1)
 
     def test_types_are_mapped_to_what_the_other_side_wants(self):
         self.update(formats={8: 8, 101: 96})

@@ -170,7 +170,8 @@ class Offers(unittest.TestCase):
     def test_the_answer_sets_where_and_with_which_types_we_send(self):
         self.session.offer()
         agreement = self.session.on_answer(
-            HEAD + "m=audio 4000 RTP/AVP 8 96\r\na=rtpmap:96 telephone-event/8000\r\na=sendonly\r\n")
+            HEAD + "m=audio 4000 RTP/AVP 8 96\r\na=rtpmap:96 telephone-event/8000\r\n"
+            "a=sendonly\r\n")
         self.assertEqual(agreement.remote, ("10.0.0.1", 4000))
         self.assertEqual(agreement.formats, {8: 8, 101: 96})  # received: sent
         self.assertEqual((agreement.sending, agreement.receiving), (False, True))

@@ -32,7 +32,7 @@ class Dialog(unittest.TestCase):
         return call
 
     def request_of(self, call, method="BYE"):
-        branch, data, next_hop = call.build_request(method)
+        _, data, next_hop = call.build_request(method)
         return SIPMessage(data), next_hop
 
 
