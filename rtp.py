@@ -181,7 +181,10 @@ class RTPSession:
             self.sock.close()
 
     def receive_into(self, buffer):
-        """Fill buffer with the call's next packet; return its size in bytes, 0 at the end."""
+        """Fill buffer with the call's next packet; return its size in bytes, 0 at the end.
+
+        Padding, header extension and CSRCs are gone from it: the payload begins at byte 12.
+        """
         while not self.stop_event.is_set():
             try:
                 size, source = self.sock.recvfrom_into(buffer)
@@ -190,9 +193,16 @@ class RTPSession:
             flow = self.flow
             if size < 12 or buffer[0] & 0xC0 != 0x80 or buffer[1] & 127 not in flow.formats:
                 continue  # not RTP, RTCP, comfort noise, or not negotiated
-            if flow.receiving and (source == flow.source or flow.accept(source, self.peer_ip)):
-                self.packets_in += 1
-                return size
+            if not flow.receiving:
+                continue
+            if source != flow.source and not flow.accept(source, self.peer_ip):
+                continue
+            if buffer[0] != 0x80:
+                size = _strip(buffer, size)
+                if not size:
+                    continue
+            self.packets_in += 1
+            return size
         return 0
 
     def __iter__(self):
@@ -201,12 +211,7 @@ class RTPSession:
             size = self.receive_into(buffer)
             if not size:
                 return
-            try:
-                packet = RTPPacket.parse(memoryview(buffer)[:size])
-            except ValueError as error:
-                log.debug("packet ignored: %s", error)
-                continue
-            yield packet
+            yield RTPPacket.parse(memoryview(buffer)[:size])
 
     def send(self, payload, payload_type=None, marker=False, step=FRAME):
         """Send one packet of audio; nothing while the call is held or has ended.
@@ -246,12 +251,10 @@ class RTPSession:
             size = self.receive_into(buffer)
             if not size:
                 return
-            first, second, sequence, timestamp, ssrc = unpack(buffer)
-            if first != 0x80:  # padding, an extension or CSRCs: leave them out
-                size = _strip(buffer, size)
+            _, second, sequence, timestamp, ssrc = unpack(buffer)
             heard = ssrc, sequence
-            if heard == self._heard or not size or ssrc == self.ssrc:
-                continue  # a repeat, malformed, or our own packet looped back
+            if heard == self._heard or ssrc == self.ssrc:
+                continue  # a repeat, or our own packet looped back
             if self._heard is None or self._heard[0] != ssrc:
                 self._shift = self.timestamp - timestamp  # a new source: ours goes on
             self._heard = heard

@@ -4,6 +4,7 @@ import errno
 import socket
 import struct
 import threading
+import time
 import unittest
 
 import rtp
@@ -87,6 +88,13 @@ class Echo(unittest.TestCase):
         data, source = (sock or self.caller).recvfrom(2048)
         self.assertEqual(source, self.at)  # from the advertised port, always
         return RTPPacket.parse(data)
+
+    def send_and_wait(self, *args, **parts):
+        """Send a packet that is not answered, and wait until the RTP thread has taken it."""
+        self.send(*args, **parts)
+        deadline = time.monotonic() + 5
+        while self.session.packets_in < 1 and time.monotonic() < deadline:
+            time.sleep(0)  # let the other thread run
 
     def counted(self):
         """End the session; return its (packets in, packets out)."""
@@ -173,10 +181,8 @@ class Echo(unittest.TestCase):
 
     def test_a_hold_is_silent_and_a_resume_goes_to_the_new_place(self):
         self.update(sending=False)
-        self.send(1, payload=b"held")
         moved = self.open(A)
-        while self.session.packets_in < 1:  # the RTP thread has taken it; it never answers
-            self.send(1, payload=b"held")
+        self.send_and_wait(1, payload=b"held")
         self.update(remote=moved.getsockname())
         self.send(2, payload=b"back", sock=moved)
         self.assertEqual(self.heard(moved).payload, b"back")
@@ -190,8 +196,7 @@ class Echo(unittest.TestCase):
     def test_nowhere_to_send_is_survived(self):
         self.session.update(None, PCMA, True, True)
         signalling = self.open("127.0.0.9")
-        while self.session.packets_in < 1:
-            self.send(1, sock=signalling)
+        self.send_and_wait(1, sock=signalling)
         self.update()
         self.assert_next_heard(b"voice")
 
