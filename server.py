@@ -417,7 +417,7 @@ def main(media=rtp.echo, argv=None):
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    here = server.address_towards("127.0.0.1")
+    here = server.address_towards("192.0.2.1")  # some other machine (RFC 5737): the LAN's address
     log.info("listening on UDP %s:%d; call sip:echo@%s:%d",
              settings.bind_ip, server.port, here, server.port)
     server.serve_forever()
