@@ -1,0 +1,198 @@
+"""What the interop tests share: the tools they need, the server as a process, and a run of SIPp.
+
+Linux only: threads and open files are counted in /proc, and all of 127.0.0.0/8 is there.
+"""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import unittest
+from typing import NamedTuple
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+SERVER_IP, SIPP_IP, RELAY_IP = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
+            "espeak-ng": "espeak-ng", "linphonec": "linphone-cli"}  # of Debian
+LISTENING = re.compile(r"listening on UDP [\d.]+:(\d+)")
+BEGAN = re.compile(r"call from '(.*)' to '.*' began")
+ENDED = re.compile(r"call from '(.*)' to '.*' ended after [\d.]+ s: (.*); "
+                   r"RTP packets (\d+) in, (\d+) out")
+
+
+class InteropCase(unittest.TestCase):
+    """A test case that needs programs; without them it is skipped, or fails where CI is set."""
+
+    tools = ()
+
+    @classmethod
+    def setUpClass(cls):
+        if os.environ.get("INTEROP") == "0":
+            raise unittest.SkipTest("INTEROP=0")
+        if not os.path.isdir("/proc/self/task"):
+            raise unittest.SkipTest("there is no /proc as on Linux")
+        for tool in cls.tools:
+            if shutil.which(tool) is None:
+                message = f"{tool} is not installed (Debian: {PACKAGES[tool]})"
+                if os.environ.get("CI") == "true":
+                    raise AssertionError(message)  # a CI that lost a tool must not stay green
+                raise unittest.SkipTest(message)
+
+
+def wait_until(condition, seconds):
+    """Poll condition() until it holds; return whether it did within so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def end(process, seconds=10):
+    """Send SIGTERM to a process of ours and return its exit code; it is killed if it stays."""
+    process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(seconds)
+    finally:
+        if process.stdin:
+            process.stdin.close()
+
+
+class Ended(NamedTuple):
+    """What the server logs when a call has ended."""
+
+    caller: str
+    why: str
+    packets_in: int
+    packets_out: int
+
+
+class Usage(NamedTuple):
+    """What a process holds."""
+
+    threads: int
+    files: int
+
+
+class Server:
+    """`python server.py` on a free port. As a context manager it must end with exit code 0."""
+
+    def __init__(self, path):
+        self._log = os.path.join(path, "server.log")
+        env = dict(os.environ, BIND_IP=SERVER_IP, SIP_PORT="0", LOG_LEVEL="info")
+        with open(self._log, "wb") as log:
+            self.process = subprocess.Popen([sys.executable, "server.py"], cwd=ROOT, env=env,
+                                            stdin=subprocess.DEVNULL, stderr=log)
+        if not wait_until(lambda: LISTENING.search(self.log()), 10):
+            end(self.process)
+            raise AssertionError(f"the server did not start: {self.log()}")
+        self.port = int(LISTENING.search(self.log()).group(1))
+        self.idle = self.usage()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        code = end(self.process)
+        if kind is None and code != 0:
+            raise AssertionError(f"the server ended with {code}: {self.log()}")
+
+    def log(self):
+        with open(self._log, encoding="utf-8") as log:
+            return log.read()
+
+    def began(self):
+        """Return the caller of every call that has begun."""
+        return BEGAN.findall(self.log())
+
+    def ended(self):
+        """Return an Ended for every call that has."""
+        return [Ended(caller, why, int(packets_in), int(packets_out))
+                for caller, why, packets_in, packets_out in ENDED.findall(self.log())]
+
+    def complaints(self):
+        """Return what was logged above info, tracebacks with it."""
+        return [line for line in self.log().splitlines() if " INFO " not in line]
+
+    def usage(self):
+        """Return how many threads and open files the server has."""
+        proc = f"/proc/{self.process.pid}"
+        return Usage(len(os.listdir(f"{proc}/task")), len(os.listdir(f"{proc}/fd")))
+
+    def idle_within(self, seconds):
+        """Say whether the server is soon back at the threads and files it started with."""
+        return wait_until(lambda: self.usage() == self.idle, seconds)
+
+
+class SIPp:
+    """A run of SIPp with one of our scenarios, begun at once. Ended at the latest by `with`.
+
+    target: (ip, port). Its files lie in path, which is its working directory.
+    """
+
+    def __init__(self, path, scenario, target, calls=1, rate=10, options=(), seconds=60):
+        self._path, self._scenario, self._seconds = path, scenario, seconds
+        # SIPp looks for audio beside the scenario, and writes its results there
+        shutil.copy(os.path.join(HERE, "scenarios", f"{scenario}.xml"), path)
+        with open(os.path.join(path, "voice.pcma"), "wb") as voice:
+            voice.write(bytes(range(200)) * 32)  # 0.8 s of A-law: silent again before the BYE
+        command = ["sipp", "{}:{}".format(*target), "-sf", f"{scenario}.xml", "-nostdin",
+                   "-i", SIPP_IP, "-mi", SIPP_IP, "-ci", SIPP_IP, "-bind_local",
+                   "-p", "0", "-m", str(calls), "-r", str(rate), "-l", str(calls),
+                   "-trace_err", "-error_file", "errors.log",
+                   "-trace_counts", "-trace_shortmsg", "-shortmessage_file", "messages.csv"]
+        with open(os.path.join(path, "screen.txt"), "wb") as screen:
+            self.process = subprocess.Popen(command + list(options), cwd=path, stdout=screen,
+                                            stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait(10)
+
+    def wait(self):
+        """Return 0 if every call went as the scenario says, 1 if not."""
+        try:
+            code = self.process.wait(self._seconds)
+        except subprocess.TimeoutExpired:
+            code = f"nothing after {self._seconds} s"
+        if code not in (0, 1):
+            with open(os.path.join(self._path, "screen.txt"), errors="replace") as screen:
+                raise AssertionError(f"SIPp ended with {code}: {screen.read()[-3000:]}")
+        return code
+
+    def counts(self):
+        """Return {column of -trace_counts: its last value}, e.g. {"2_200_Recv": 500}."""
+        name = f"{self._scenario}_{self.process.pid}_counts.csv"
+        with open(os.path.join(self._path, name), newline="") as file:
+            rows = list(csv.reader(file, delimiter=";"))
+        return {key: int(value) for key, value in list(zip(rows[0], rows[-1]))[2:] if key}
+
+    def retransmissions(self):
+        """Return {message: how often it was sent or received once more}, without zeros."""
+        return {key: count for key, count in self.counts().items()
+                if count and key.endswith("_Retrans")}
+
+    def messages(self):
+        """Return (seconds, "R" or "S", Call-ID, CSeq, first line) of each received or sent."""
+        with open(os.path.join(self._path, "messages.csv"), newline="") as file:
+            return [(float(row[2]), row[3], row[4], row[5], row[6])
+                    for row in csv.reader(file, delimiter="\t")]
+
+    def errors(self):
+        """Return what SIPp says of the calls that failed, "" for none."""
+        path = os.path.join(self._path, "errors.log")
+        if not os.path.exists(path):
+            return ""
+        with open(path) as file:
+            return file.read()

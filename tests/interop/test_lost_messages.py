@@ -1,0 +1,152 @@
+"""Calls of which messages get lost: every ACK of some, one message in five of others.
+
+Both take long because of RFC 3261's timers, so they run at the same time.
+"""
+
+import random
+import re
+import select
+import socket
+import threading
+from tempfile import TemporaryDirectory
+
+from tests.interop.support import RELAY_IP, SERVER_IP, InteropCase, Server, SIPp
+
+CALLS, RATE = 100, 10
+UNACKED_CALLS = 3
+LOST = 0.2
+RESENT = (0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5)  # seconds after the first 200
+GIVEN_UP = 32.0  # 64*T1, RFC 3261 13.3.1.4
+EARLY, LATE = 0.25, 1.0  # seconds by which a busy machine may be off
+MESSAGE = re.compile(rb"(?:SIP/2\.0 )?(\S+).*?\r\nCall-ID: (.*?)\r\nCSeq: (.*?)\r\n", re.DOTALL)
+
+
+class Relay:
+    """A way from SIPp to the server and back on which messages get lost.
+
+    SIPp's own -lost draws its numbers from the clock, and a call it gives up then is nobody's
+    fault. Here a message and how often it was sent before decide whether it arrives, so that the
+    same ones are lost in every run however it is timed: of none more than four in a row, where
+    SIPp gives up after six INVITEs or eight BYEs, and the server after ten times a 200.
+    """
+
+    def __init__(self, target):
+        self._target, self._caller = target, None
+        self._near, self._far = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "12"]
+        for sock in (self._near, self._far):
+            sock.bind((RELAY_IP, 0))
+        self.address = self._near.getsockname()
+        self._sent = {}  # message: how often
+        self.lost = self.passed = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stopping.set()
+        self._thread.join()
+        self._near.close()
+        self._far.close()
+
+    def _run(self):
+        while not self._stopping.is_set():
+            for sock in select.select([self._near, self._far], [], [], 0.1)[0]:
+                data, source = sock.recvfrom(65535)
+                if sock is self._near:
+                    self._caller = source
+                if self._is_lost(data):
+                    self.lost += 1
+                    continue
+                self.passed += 1
+                if sock is self._near:
+                    self._far.sendto(data, self._target)
+                else:
+                    self._near.sendto(data, self._caller)
+
+    def _is_lost(self, data):
+        message = MESSAGE.match(data).groups()
+        self._sent[message] = self._sent.get(message, 0) + 1
+        return random.Random(f"{message} {self._sent[message]}").random() < LOST
+
+
+class LostMessages(InteropCase):
+    """The tests look at one run of both."""
+
+    tools = ("sipp",)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with TemporaryDirectory() as path, Server(path) as server, \
+                SIPp(path, "no_ack", (SERVER_IP, server.port), UNACKED_CALLS) as sipp:
+            cls.run_lossy()
+            cls.unacked_exit_code = sipp.wait()
+            cls.unacked_messages = sipp.messages()
+            cls.unacked_idle = server.idle_within(2)
+            cls.unacked_ended = server.ended()
+
+    @classmethod
+    def run_lossy(cls):
+        options = ["-cid_str", "%u"]  # Call-IDs that are the same in every run
+        with TemporaryDirectory() as path, Server(path) as server, \
+                Relay((SERVER_IP, server.port)) as relay, \
+                SIPp(path, "call", relay.address, CALLS, RATE, options) as sipp:
+            cls.exit_code, cls.errors = sipp.wait(), sipp.errors()
+            cls.retransmissions = sipp.retransmissions()
+            cls.idle_again = server.idle_within(2)
+            cls.began, cls.ended = server.began(), server.ended()
+            cls.complaints = server.complaints()
+            cls.share = relay.lost / (relay.lost + relay.passed)
+
+    def test_every_lossy_call_succeeds_for_its_caller(self):
+        self.assertEqual(self.exit_code, 0, self.errors)
+
+    def test_about_a_fifth_of_the_messages_was_lost(self):
+        self.assertAlmostEqual(self.share, LOST, delta=0.05)
+        self.assertGreater(self.retransmissions["2_200_Retrans"], 0)
+
+    def test_every_lossy_call_is_set_up_once(self):
+        self.assertEqual(sorted(self.began), sorted(str(number + 1) for number in range(CALLS)))
+
+    def test_every_lossy_call_is_torn_down_once(self):
+        self.assertEqual(sorted(call.caller for call in self.ended), sorted(self.began))
+        self.assertEqual({call.why for call in self.ended}, {"the caller hung up"})
+
+    def test_lossy_calls_leave_no_thread_and_no_socket(self):
+        self.assertTrue(self.idle_again)
+
+    def test_lossy_calls_are_no_reason_to_complain(self):
+        self.assertEqual(self.complaints, [])
+
+    def test_unacknowledged_200_is_repeated_until_given_up(self):
+        for times in self.times_of("SIP/2.0 200 OK"):
+            # the tenth is due half a second before the end: too late, it is not sent
+            self.assertIn(len(times) - 1, (len(RESENT) - 1, len(RESENT)))
+            for seconds, expected in zip(times[1:], RESENT):
+                self.assert_about(seconds, expected)
+
+    def test_unacknowledged_call_gets_a_bye_after_32_seconds(self):
+        for times in self.times_of("BYE "):
+            self.assert_about(times[0], GIVEN_UP)
+
+    def test_unacknowledged_call_is_over_when_its_bye_is_answered(self):
+        self.assertEqual(self.unacked_exit_code, 0)
+        self.assertEqual([call.why for call in self.unacked_ended], ["no ACK"] * UNACKED_CALLS)
+        self.assertTrue(self.unacked_idle)
+
+    def times_of(self, start):
+        """Return for each call when such messages came, in seconds from its first 200."""
+        calls = {}
+        for seconds, direction, call_id, _, line in self.unacked_messages:
+            if direction == "R" and not line.startswith("SIP/2.0 100"):
+                calls.setdefault(call_id, []).append((seconds, line))
+        self.assertEqual(len(calls), UNACKED_CALLS)
+        return [[seconds - came[0][0] for seconds, line in came if line.startswith(start)]
+                for came in calls.values()]
+
+    def assert_about(self, seconds, expected):
+        self.assertGreater(seconds, expected - EARLY)
+        self.assertLess(seconds, expected + LATE)

@@ -1,0 +1,42 @@
+"""SIPp's view of offers and answers, of CANCEL and of OPTIONS; the scenarios check the replies."""
+
+from tempfile import TemporaryDirectory
+
+from tests.interop.support import SERVER_IP, InteropCase, Server, SIPp
+
+CALLS = 20
+
+
+class Scenarios(InteropCase):
+    """Each test runs one scenario in which SIPp fails a call that is not answered as it should."""
+
+    tools = ("sipp",)
+
+    def run_scenario(self, scenario, calls):
+        """Run it against a server of its own; return what the server says of the calls."""
+        with TemporaryDirectory() as path, Server(path) as server:
+            with SIPp(path, scenario, (SERVER_IP, server.port), CALLS, rate=20) as sipp:
+                self.assertEqual(sipp.wait(), 0, sipp.errors())
+                self.assertEqual(sipp.retransmissions(), {})
+            self.assertTrue(server.idle_within(2), f"{server.idle} before, {server.usage()} after")
+            self.assertEqual(server.complaints(), [])
+            ended = server.ended()
+        self.assertEqual([call.why for call in ended], ["the caller hung up"] * calls)
+        return ended
+
+    def test_delayed_offer_is_answered_in_the_ack_and_rtp_flows(self):
+        for call in self.run_scenario("delayed_offer", CALLS):
+            self.assertGreater(call.packets_in, 0)
+            self.assertEqual(call.packets_out, call.packets_in)
+
+    def test_hold_and_resume_are_answered_recvonly_and_sendrecv(self):
+        self.run_scenario("hold", CALLS)
+
+    def test_reinvite_without_offer_gets_a_sendrecv_offer(self):
+        self.run_scenario("offerless_reinvite", CALLS)
+
+    def test_cancel_of_an_unknown_invite_gets_481(self):
+        self.run_scenario("cancel_unknown", 0)
+
+    def test_options_with_no_hops_left_gets_200_with_allow(self):
+        self.run_scenario("options", 0)

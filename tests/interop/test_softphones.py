@@ -1,0 +1,176 @@
+"""Softphones call, speak and hear themselves: the file they play against the file they record."""
+
+import array
+import glob
+import os
+import subprocess
+import wave
+from operator import mul
+from tempfile import TemporaryDirectory
+
+from tests.interop.support import SERVER_IP, InteropCase, Server, end, wait_until
+
+WORDS = "The quick brown fox jumps over the lazy dog."
+RATE = 8000  # Hz
+PIECE = RATE // 4  # samples that are looked for at once: a quarter of a second
+STRIDE = 8  # of those one in so many is compared
+FIRST_LAG, LAST_LAG = -RATE // 5, RATE // 2  # samples; below 0 where the recording starts late
+LOUD = 300  # mean amplitude of a piece worth looking for
+BARESIP_CONFIG = """
+sip_listen {ip}:0
+net_interface {ip}
+module_path /usr/lib/baresip/modules
+module g711.so
+module aufile.so
+module aubridge.so
+module sndfile.so
+module_app account.so
+module_app menu.so
+audio_source aufile,{path}/speech.wav
+audio_player aubridge,nowhere
+audio_alert aubridge,nowhere
+snd_path {path}
+"""  # there is no player into a file; the module sndfile records what a player gets
+BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs=PCMA/8000/1\n"
+LINPHONE_CONFIG = """
+[sip]
+sip_port=-1
+sip_tcp_port=0
+sip_tls_port=0
+bind_address={ip}
+contact=sip:listener@{ip}
+[rtp]
+audio_rtp_port=-1
+bind_address={ip}
+"""
+LINPHONE_COMMANDS = """ipv6 disable
+soundcard use files
+play {path}/speech.wav
+record {path}/recording.wav
+call sip:echo@{ip}:{port}
+"""
+
+
+class EchoHeard:
+    """What is true of one call from a softphone to the echo; the tests of a class look at it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with TemporaryDirectory() as path, Server(path) as server:
+            speak(path)
+            try:
+                cls.call(path, server)
+            except AssertionError as error:
+                with open(os.path.join(path, "screen.txt"), errors="replace") as screen:
+                    raise AssertionError(f"{error}: {screen.read()[-3000:]}") from None
+            cls.ended, cls.complaints = server.ended(), server.complaints()
+            cls.speech = read(os.path.join(path, "speech.wav"))
+            cls.recording = read(cls.recorded(path))
+
+    def test_caller_hears_what_it_said(self):
+        pieces = [at for at in range(0, len(self.speech), PIECE)
+                  if sum(map(abs, self.speech[at:at + PIECE])) > LOUD * PIECE]
+        self.assertGreater(len(pieces), 7)
+        heard = [self.find(self.speech[at:at + PIECE:STRIDE], at) for at in pieces]
+        clear = [lag for likeness, lag in heard if likeness > 0.9]
+        # a packet that comes too late on a busy machine spoils its piece
+        self.assertGreaterEqual(len(clear), 0.8 * len(pieces), heard)
+
+    def test_as_much_comes_back_as_was_said(self):
+        self.assertGreater(len(self.recording), len(self.speech) - RATE // 2)
+
+    def test_caller_ends_the_call(self):
+        self.assertEqual([call.why for call in self.ended], ["the caller hung up"])
+
+    def test_nothing_worse_than_info_is_logged(self):
+        self.assertEqual(self.complaints, [])
+
+    def find(self, piece, at):
+        """Return (likeness, lag) of the part of the recording, about at, that is most alike."""
+        return max((likeness(piece, self.recording[at + lag:at + lag + PIECE:STRIDE]), lag)
+                   for lag in range(max(FIRST_LAG, -at), LAST_LAG))
+
+
+class Baresip(EchoHeard, InteropCase):
+    """It offers PCMA alone, and hangs up when its file is over."""
+
+    tools = ("baresip", "espeak-ng", "sox")
+
+    @classmethod
+    def call(cls, path, server):
+        for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
+            with open(os.path.join(path, name), "w") as file:
+                file.write(text.format(ip=SERVER_IP, path=path))
+        dial = f"/dial sip:echo@{SERVER_IP}:{server.port}"
+        process = start(path, ["baresip", "-f", path, "-e", dial])
+        try:
+            if not wait_until(server.ended, 30):
+                raise AssertionError("baresip did not call and hang up")
+        finally:
+            end(process)
+
+    @classmethod
+    def recorded(cls, path):
+        return glob.glob(os.path.join(path, "dump-*-dec.wav"))[0]
+
+
+class Linphone(EchoHeard, InteropCase):
+    """It offers every codec it has, most of which the server has not."""
+
+    tools = ("linphonec", "espeak-ng", "sox")
+
+    @classmethod
+    def call(cls, path, server):
+        with open(os.path.join(path, "linphonerc"), "w") as file:
+            file.write(LINPHONE_CONFIG.format(ip=SERVER_IP))
+        commands = LINPHONE_COMMANDS.format(ip=SERVER_IP, path=path, port=server.port)
+        enough = os.path.getsize(os.path.join(path, "speech.wav")) + RATE
+        process = start(path, ["linphonec", "-c", "linphonerc"])
+        try:
+            process.stdin.write(commands.encode())
+            process.stdin.flush()
+            if not wait_until(lambda: size(cls.recorded(path)) > enough, 30):
+                raise AssertionError("linphonec did not call and record")
+            process.stdin.write(b"terminate\nquit\n")
+            process.stdin.flush()
+            if not wait_until(server.ended, 10):
+                raise AssertionError("linphonec did not hang up")
+            process.wait(10)  # it completes the recording
+        finally:
+            end(process)
+
+    @classmethod
+    def recorded(cls, path):
+        return os.path.join(path, "recording.wav")
+
+
+def start(path, command):
+    """Start a softphone at home in path."""
+    with open(os.path.join(path, "screen.txt"), "wb") as screen:
+        return subprocess.Popen(command, cwd=path, env=dict(os.environ, HOME=path), stdout=screen,
+                                stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def speak(path):
+    """Write speech.wav, with a second of silence behind the words."""
+    for command in (["espeak-ng", "-w", "words.wav", WORDS],
+                    ["sox", "words.wav", "-r", str(RATE), "-c", "1", "-b", "16", "speech.wav",
+                     "pad", "0", "1"]):
+        subprocess.run(command, cwd=path, check=True, timeout=30, stdin=subprocess.DEVNULL)
+
+
+def size(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def read(path):
+    """Return the samples of a WAV file."""
+    with wave.open(path) as file:
+        return array.array("h", file.readframes(file.getnframes()))
+
+
+def likeness(said, heard):
+    """Return the correlation of two stretches of sound: 1 where they differ in volume alone."""
+    power = sum(map(mul, said, said)) * sum(map(mul, heard, heard))
+    return sum(map(mul, said, heard)) / power ** 0.5 if power else 0.0
