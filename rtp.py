@@ -139,6 +139,7 @@ class RTPSession:
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
         self._thread = None
+        self._warned = False
         self._heard = None  # (SSRC, sequence) of the last packet echoed
         self._shift = 0  # from the caller's timestamps to ours
 
@@ -196,6 +197,7 @@ class RTPSession:
             if not flow.receiving:
                 continue
             if source != flow.source and not flow.accept(source, self.peer_ip):
+                self._warn_of(source, flow)
                 continue
             if buffer[0] != 0x80:
                 size = _strip(buffer, size)
@@ -204,6 +206,12 @@ class RTPSession:
             self.packets_in += 1
             return size
         return 0
+
+    def _warn_of(self, source, flow):
+        if not self._warned:
+            log.warning("RTP to port %d from %s:%d is ignored: the call's addresses are %s and %s",
+                        self.port, *source, flow.remote and flow.remote[0], self.peer_ip or None)
+        self._warned = True
 
     def __iter__(self):
         buffer = bytearray(MAX_PACKET)

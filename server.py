@@ -23,7 +23,7 @@ import sdp
 from sip_dialog import Call, CallTable, hop_address
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, send_2xx
-from sip_response import SIPResponse, response_address, serialize
+from sip_response import REASONS, SIPResponse, response_address, serialize
 from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
 
@@ -190,9 +190,10 @@ class SIPServer:
         if request.method() == "ACK":
             log.debug("bad ACK dropped: %s", error)
             return
-        log.info("%s from %s:%d refused: %d %s", ascii(request.method()), request.source[0],
-                 request.source[1], error.status, error.reason)
-        self.respond(request, error.status, error.reason, error.headers)
+        reason = error.reason or REASONS[error.status]
+        log.info("%r from %s:%d refused: %d %s%s", request.method(), *request.source, error.status,
+                 reason, "".join(f"; {name}: {value!a}" for name, value in error.headers))
+        self.respond(request, error.status, reason, error.headers)
 
     def request(self, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""

@@ -31,6 +31,12 @@ class Refused(unittest.TestCase):
         self.assertEqual((statuses(refused), refused[-1].header("Unsupported")),
                          ([420], "siprec, x, y"))
 
+    def test_a_refusal_is_logged_with_its_reason_and_nothing_raw_from_the_wire(self):
+        with self.assertLogs("server", "INFO") as logged:
+            self.trunk.say("INVITE", headers=["Require: \x1b[31m\u00e9"])
+        self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 refused: "
+                         "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'")
+
     def test_proxy_require_is_for_proxies(self):
         self.assertEqual(self.trunk.say("OPTIONS", headers=["Proxy-Require: x"])[-1].status, 200)
 
