@@ -15,6 +15,7 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
     "recvonly": (False, True), "inactive": (False, False),
 }
 PORT = re.compile("[0-9]{1,5}")
+PAYLOAD_TYPE = re.compile("[0-9]{1,2}|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
 STATIC = {str(codec.payload_type): codec for codec in CODECS}
 
 
@@ -45,7 +46,7 @@ class MediaLine:
             name = self.rtpmap.get(pt, "").upper()
             wanted = f"{codec.name.upper()}/{codec.rate}"
             static = pt not in self.rtpmap and STATIC.get(pt) is codec
-            if PORT.fullmatch(pt) and (static or name in (wanted, f"{wanted}/1")):
+            if PAYLOAD_TYPE.fullmatch(pt) and (static or name in (wanted, f"{wanted}/1")):
                 return [(int(pt), codec)]
         return []
 
@@ -82,18 +83,27 @@ def sendable(ip):
     return not (ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address(0xFFFFFFFF))
 
 
-def parse(body) -> List[MediaLine]:
-    """Return the m= lines of a description, str or bytes. Raises SDPError.
+class Description(NamedTuple):
+    """What is read of a description."""
+
+    time: str  # of the t= line
+    media: List[MediaLine]
+
+
+def parse(body) -> Description:
+    """Read a description, str or bytes. Raises SDPError.
 
     Lenient: LF line ends, unknown lines and attributes, and any order below an m= line.
     """
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
-    media, address, direction = [], [], "sendrecv"
+    time, media, address, direction = "0 0", [], [], "sendrecv"
     for line in text.split("\n"):
         kind, _, value = line.strip().partition("=")
         name, _, argument = value.partition(":")
         if kind == "m":
             media.append(MediaLine(value, address, direction))
+        elif kind == "t" and not media:
+            time = value
         elif kind == "c" and media:
             media[-1].address = value.split()
         elif kind == "c":
@@ -107,32 +117,34 @@ def parse(body) -> List[MediaLine]:
             media[-1].rtpmap[payload_type] = encoding.strip()
     if not media:
         raise SDPError("no m= line")
-    return media
+    return Description(time, media)
 
 
 class LocalSession:
     """Our side of a call's offers and answers.
 
-    ip, port: where our RTP socket is reached. An answer names one codec, an offer all of them.
+    ip, port: where our RTP socket is reached. is_own((ip, port)) says whether an address is one of
+    this server's sockets, where no audio may go. An answer names one codec, an offer all of them.
     The version in o= rises only when what we say changes (RFC 3264 8).
     """
 
-    def __init__(self, ip, port):
-        self.ip, self.port = ip, port
+    def __init__(self, ip, port, is_own=lambda address: False):
+        self.ip, self.port, self._is_own = ip, port, is_own
+        self._time = "0 0"
         self._id, self._version, self._said = secrets.randbits(31), 0, None
         self._slots = [None]  # the m= lines so far: the refusal of each, None where our audio is
         self._types = {}  # codec: the payload type agreed for it (RFC 3264 8.3.2: it stays)
 
     def answer(self, offer):
         """Take an offer; return (answer as bytes, Agreement). Raises SDPError and forgets it."""
-        media = parse(offer)
-        chosen = choose(media)
-        line = media[chosen]
-        formats = pick_formats(line)
-        agreement = agree(line, formats, formats)
-        self._slots = [m.refused() for m in media]
+        time, media = parse(offer)
+        chosen, formats = self._choose(media)
+        agreement = agree(media[chosen], formats, formats)
+        self._time, self._slots = time, [m.refused() for m in media]
         self._slots[chosen] = None
-        self._types.update((codec, pt) for pt, codec in formats)
+        agreed = {codec: pt for pt, codec in formats}
+        self._types = {codec: pt for codec, pt in self._types.items() if pt not in agreed.values()}
+        self._types.update(agreed)
         return self._describe(formats, agreement.sending, agreement.receiving), agreement
 
     def offer(self):
@@ -145,10 +157,30 @@ class LocalSession:
 
     def on_answer(self, answer):
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
-        media, at = parse(answer), self._slots.index(None)
+        media, at = parse(answer).media, self._slots.index(None)
         if at >= len(media) or not media[at].port:
             return NOTHING
-        return agree(media[at], self._offered(), pick_formats(media[at]))
+        return agree(media[at], self._offered(), self._usable(media[at]))
+
+    def _choose(self, media):
+        """Return (index, formats) of the first usable m= line. Raises SDPError."""
+        refusal = SDPError("no audio offered", 304)
+        for index, line in enumerate(media):
+            if line.kind == "audio" and line.port:
+                try:
+                    return index, self._usable(line)
+                except SDPError as error:
+                    refusal = error
+        raise refusal
+
+    def _usable(self, line):
+        """Return the formats of an audio line that can be taken. Raises SDPError."""
+        if line.proto.upper() != "RTP/AVP":
+            raise SDPError(f"audio over {line.proto!r} is not spoken here", 302)
+        remote = line.remote()
+        if remote and self._is_own(remote):
+            raise SDPError("the audio is wanted at an address of this server", 399)
+        return pick_formats(line)
 
     def _offered(self):
         return [(self._types[codec], codec) for codec in CODECS + (EVENT,)]
@@ -160,7 +192,7 @@ class LocalSession:
         if lines != self._said:
             self._said, self._version = lines, self._version + 1
         head = ["v=0", f"o=- {self._id} {self._version} IN IP4 {self.ip}", "s=-",
-                f"c=IN IP4 {self.ip}", "t=0 0"]
+                f"c=IN IP4 {self.ip}", f"t={self._time}"]
         return ("\r\n".join(head + lines) + "\r\n").encode()
 
     def _audio(self, formats, direction):
@@ -169,23 +201,6 @@ class LocalSession:
         lines += [f"a=rtpmap:{pt} {c.name}/{c.rate}" for pt, c in formats]
         lines += [f"a=fmtp:{pt} 0-15" for pt, c in formats if c is EVENT]
         return lines + ["a=ptime:20", f"a={direction}"]
-
-
-def choose(media):
-    """Return the index of the m= line to take: the first usable audio. Raises SDPError."""
-    refusals = [SDPError("no audio offered", 304)]
-    for index, line in enumerate(media):
-        if line.kind != "audio" or not line.port:
-            continue
-        try:
-            if line.proto.upper() != "RTP/AVP":
-                raise SDPError(f"audio is offered over {line.proto!r} only", 302)
-            pick_formats(line)
-            line.remote()
-            return index
-        except SDPError as error:
-            refusals.append(error)
-    raise refusals[-1]
 
 
 def pick_formats(line):

@@ -15,13 +15,13 @@ def lines(body):
 
 class Parsed(unittest.TestCase):
     def test_media_level_address_and_direction_win(self):
-        media = parse(HEAD + "a=inactive\r\n" + AUDIO + AUDIO
+        _, media = parse(HEAD + "a=inactive\r\n" + AUDIO + AUDIO
                       + "c=IN IP4 10.0.0.2/127\r\na=sendonly\r\n")
         self.assertEqual([(m.remote(), m.direction) for m in media],
                          [(("10.0.0.1", 4000), "inactive"), (("10.0.0.2", 4000), "sendonly")])
 
     def test_line_feeds_unknown_lines_and_a_missing_last_line_end_are_fine(self):
-        media = parse(b"v=0\no=CiscoSystemsCCM-SIP 1 1 IN IP4 1.1.1.1\nb=TIAS:64000\nb=AS:64\n"
+        _, media = parse(b"v=0\no=CiscoSystemsCCM-SIP 1 1 IN IP4 1.1.1.1\nb=TIAS:64000\nb=AS:64\n"
                       b"a=X-nat:0\nm=audio 4000 RTP/AVP 8\nc=IN IP4 10.0.0.1\na=label:1\nzzz")
         self.assertEqual(media[0].remote(), ("10.0.0.1", 4000))
 
@@ -34,7 +34,7 @@ class Parsed(unittest.TestCase):
 
     def test_nothing_is_ever_sent_to_an_address_that_is_no_host(self):
         for ip in ("0.0.0.0", "239.1.1.1", "255.255.255.255"):
-            media = parse(HEAD.replace("c=IN IP4 10.0.0.1", f"c=IN IP4 {ip}") + AUDIO)
+            _, media = parse(HEAD.replace("c=IN IP4 10.0.0.1", f"c=IN IP4 {ip}") + AUDIO)
             self.assertIsNone(media[0].remote(), ip)
 
 
@@ -123,6 +123,25 @@ class Answers(unittest.TestCase):
         self.assertEqual(self.warning(AUDIO, "v=0\r\n"), 0)
 
 
+    def test_a_payload_type_of_more_than_7_bits_is_no_codec(self):
+        for pt in (128, 300):
+            self.assertEqual(self.warning(f"m=audio 9 RTP/AVP {pt}\r\na=rtpmap:{pt} PCMA/8000\r\n"),
+                             305)
+
+    def test_the_times_of_the_offer_are_repeated(self):
+        self.assertIn("t=2873397496 2873404696",
+                      self.answer(AUDIO, HEAD.replace("t=0 0", "t=2873397496 2873404696")))
+
+    def test_audio_wanted_at_one_of_our_own_addresses_is_refused(self):
+        session = LocalSession("192.0.2.1", 20000, lambda at: at == ("10.0.0.1", 4000))
+        for take in (session.answer, session.on_answer):
+            session.offer()
+            with self.assertRaises(SDPError) as caught:
+                take(HEAD + AUDIO)
+            self.assertEqual(caught.exception.warning, 399)
+        self.assertTrue(session.answer(HEAD + AUDIO.replace("4000", "4002")))
+
+
 class Versions(unittest.TestCase):
     def setUp(self):
         self.session = LocalSession("192.0.2.1", 20000)
@@ -182,8 +201,15 @@ class Offers(unittest.TestCase):
 
     def test_an_answer_without_our_codec_raises(self):
         self.session.offer()
-        with self.assertRaises(SDPError):
-            self.session.on_answer(HEAD + "m=audio 4000 RTP/AVP 18\r\n")
+        for answer in ("RTP/AVP 18", "RTP/SAVP 8"):
+            with self.assertRaises(SDPError):
+                self.session.on_answer(HEAD + f"m=audio 4000 {answer}\r\n")
+
+    def test_a_payload_type_is_offered_for_one_codec_only(self):
+        self.session.answer(HEAD + AUDIO)
+        self.session.offer()
+        self.session.answer(HEAD + "m=audio 4000 RTP/AVP 101\r\na=rtpmap:101 PCMA/8000\r\n")
+        self.assertIn("m=audio 20000 RTP/AVP 101 96", lines(self.session.offer()))
 
 
 if __name__ == "__main__":
