@@ -25,7 +25,7 @@ def host_address(text):
 
 def number(low, high):
     def read(text):
-        if not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
             raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
     return read
@@ -62,6 +62,11 @@ class Config(NamedTuple):
     max_calls: int
     rtp_timeout: int  # seconds
     log_level: str
+
+    @property
+    def reach_ip(self):
+        """The address at which this machine itself reaches the server."""
+        return "127.0.0.1" if self.bind_ip == "0.0.0.0" else self.bind_ip
 
     @classmethod
     def from_env(cls, environ):

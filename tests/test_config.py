@@ -26,7 +26,8 @@ class Settings(unittest.TestCase):
                             ("SIP_PORT", "65536"), ("SIP_PORT", "-1"), ("SIP_PORT", "5_060"),
                             ("SIP_PORT", "\u0665"), ("SIP_PORT", "9" * 5000),
                             ("RTP_PORT_START", "0"), ("RTP_PORT_END", "x"), ("MAX_CALLS", "1.5"),
-                            ("RTP_TIMEOUT", "never"), ("LOG_LEVEL", "loud")):
+                            ("RTP_TIMEOUT", "never"),
+                            ("SIP_PORT", "00000000099999"), ("LOG_LEVEL", "loud")):
             with self.subTest(name=name, value=value[:9]), self.assertRaisesRegex(
                     ConfigError, f"^{name}="):
                 Config.from_env({name: value})
