@@ -2,7 +2,7 @@
 
 A Call takes what it needs to act as functions and has no socket, clock or thread of its own.
 All of it runs in the SIP thread; only CallTable may be read from others.
-Imports: sip_message, sip_response, sip_transaction (for T1, T2), sip_utils.
+Imports: sip_response, sip_transaction (its timers), sip_utils.
 """
 
 import logging
@@ -10,9 +10,9 @@ import re
 import threading
 
 from sip_response import SIP_PORT, serialize
-from sip_transaction import T1, T2, TIMEOUT
+from sip_transaction import TIMEOUT, resend_while
 from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
-                       parse_uri)
+                       parse_uri, request_uri)
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,15 @@ class Call:
 
     invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
     What the dialog acts by: send(data, address); after(seconds, function, *args);
-    request(method, branch, data, next_hop, on_final); release(call), called when the media are to
-    end and again when the call itself has ended.
+    request(method, branch, data, next_hop, on_final); release(call), once, when the media are to
+    end; remove(call), when the dialog has ended too.
     """
 
-    def __init__(self, invite, host, send, after, request, release):
+    def __init__(self, invite, host, send, after, request, release, remove):
         self.state, self.why = "proceeding", ""
         self.invite, self.host = invite, host
-        self._send, self._after, self._request, self._release = send, after, request, release
+        self._send, self._after, self._request = send, after, request
+        self._release, self._remove = release, remove
         self.call_id, self.remote_tag = invite.header("Call-ID"), invite.from_tag
         self.local_tag = new_tag()
         self.remote = invite.header("From")
@@ -105,7 +106,7 @@ class Call:
         """Take the Contact of an INVITE or UPDATE as the new remote target (RFC 3261 12.2.2)."""
         contacts = request.headers_all("Contact")
         if contacts:
-            self.target = parse_address(contacts[0]).uri
+            self.target = request_uri(parse_address(contacts[0]).uri)
 
     def on_ack(self, cseq):
         """Take an ACK; return the Unacked it confirms, None for a repeat or a stray."""
@@ -120,14 +121,9 @@ class Call:
     def start_resending(self, unacked):
         """Resend the 2xx T1, 2*T1 ... T2 until the ACK; give up at 64*T1 (RFC 3261 13.3.1.4)."""
         self.unacked = unacked
-        self._after(T1, self._resend, unacked, T1)
+        resend_while(lambda: self.unacked is unacked,
+                     lambda: self._send(unacked.data, unacked.address), self._after)
         self._after(TIMEOUT, self._no_ack, unacked)
-
-    def _resend(self, unacked, interval):
-        if self.unacked is unacked:
-            self._send(unacked.data, unacked.address)
-            interval = min(2 * interval, T2)
-            self._after(interval, self._resend, unacked, interval)
 
     def _no_ack(self, unacked):
         if self.unacked is unacked:
@@ -135,8 +131,7 @@ class Call:
 
     def send_bye(self):
         """End the media and ask the other side to end the call."""
-        self.unacked = None
-        self._release(self)
+        self._end_media()
         branch, data, next_hop = self.build_request("BYE")
         self._request("BYE", branch, data, next_hop, self._on_bye_answer)
 
@@ -147,8 +142,13 @@ class Call:
 
     def finish(self):
         """End the call for good."""
+        self._end_media()
+        self._remove(self)
+
+    def _end_media(self):
         self.unacked = None
-        self._release(self)
+        release, self._release = self._release, lambda call: None
+        release(self)
 
     # our own requests
 

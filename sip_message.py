@@ -7,7 +7,8 @@ inside: what is not UTF-8 survives as surrogate escapes.  Imports: sip_utils.
 
 import re
 
-from sip_utils import DIGITS, TOKEN, parse_address, parse_cseq, parse_uri, parse_via, split_list
+from sip_utils import (DIGITS, TOKEN, parse_address, parse_cseq, parse_params, parse_uri,
+                       parse_via, split_list, split_outside)
 
 COMPACT = {  # RFC 3261 7.3.3, RFC 4028, 6665, 3515, 3892, 3841
     "a": "accept-contact", "b": "referred-by", "c": "content-type", "d": "request-disposition",
@@ -31,7 +32,7 @@ IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig"
 
 
 class SIPError(Exception):
-    """A request refused: the status, its reason phrase and the headers that go with it."""
+    """A request refused: the status, its reason ("": the usual one) and headers that go with it."""
 
     def __init__(self, status, reason, headers=()):
         super().__init__(status, reason)
@@ -113,33 +114,33 @@ class SIPMessage:
         else:
             self.body = self.body[:int(length)]
 
-    # What a request must have. Each property is parsed when asked for.
+    # What a request must have, parsed when asked for. Raise ValueError: missing or malformed.
 
     @property
     def via(self):
-        return parse_via(self.headers_all("Via")[0])
+        return parse_via((self.headers_all("Via") or [""])[0])
 
     @property
     def cseq(self):
-        return parse_cseq(self.header("CSeq"))
+        return parse_cseq(self.header("CSeq", ""))
 
     @property
     def from_tag(self):
-        return parse_address(self.header("From")).tag
+        return parse_address(self.header("From", "")).tag
 
     @property
     def to_tag(self):
-        return parse_address(self.header("To")).tag
+        return parse_address(self.header("To", "")).tag
 
     def check(self):
         """Raise the SIPError a request with a defect gets: 400 that names it, 505 or 416."""
         if self.version != "SIP/2.0":
-            raise SIPError(505, "Version Not Supported")
+            raise SIPError(505, "")
         defect = self._defect or self._find_defect()
         if defect:
             raise SIPError(400, defect)
         if not self.uri.lower().startswith(("sip:", "sips:", "tel:")):
-            raise SIPError(416, "Unsupported URI Scheme")
+            raise SIPError(416, "")
 
     def _find_defect(self):
         for name in REQUIRED:
@@ -153,10 +154,13 @@ class SIPMessage:
             for value in self.headers_all("Via"):
                 parse_via(value)
             for where in ("From", "To"):
-                parse_address(self.header(where))
+                if parse_address(self.header(where)).params.get("tag", "some") == "":
+                    raise ValueError("empty tag")
             for where in ("Contact", "Record-Route"):
                 for value in self.headers_all(where):
-                    parse_address(value)
+                    uri = parse_address(value).uri  # RFC 3261 12.1.1: requests will go there
+                    if self._method in ("INVITE", "UPDATE") and not parse_uri(uri).host:
+                        raise ValueError("not a SIP URI")
             where = "CSeq"
             if self.cseq[1] != self._method:
                 return "CSeq method does not match the request"
@@ -175,8 +179,6 @@ class SIPMessage:
 
         Raises SIPError(415) for a body that is coded, or that must be understood and is not.
         """
-        if self.header("Content-Encoding", "identity").lower() != "identity":
-            raise SIPError(415, "Unsupported Content-Encoding", [("Accept-Encoding", "identity")])
         return find_sdp(self._fields, self.body)
 
 
@@ -210,16 +212,20 @@ def find_sdp(fields, body, depth=0):
     """Return the first application/sdp body, looking into multiparts, or None (RFC 5621)."""
     if not body.strip():
         return None
-    content_type, *params = fields.get("content-type", [""])[0].split(";")
+    content_type, *params = split_outside(fields.get("content-type", [""])[0], ";")
     content_type = content_type.strip().lower()
     disposition = fields.get("content-disposition", [""])[0].lower().replace(" ", "")
+    if fields.get("content-encoding", ["identity"])[0].lower() != "identity":
+        if "handling=optional" in disposition:
+            return None
+        raise SIPError(415, "", [("Accept-Encoding", "identity")])
     if content_type == "application/sdp":
         return body
     if not content_type:  # some IOS UPDATEs carry SDP and do not say so
         return body if body.lstrip().startswith(b"v=0") else None
     if content_type.startswith("multipart/") and depth < 3:
         found = None
-        for part in split_multipart(params, body):
+        for part in split_multipart(parse_params(params).get("boundary"), body):
             head, part_body = split_head(part)
             part_fields, _ = parse_fields(FOLD.sub(" ", head))
             # a part that says nothing of its handling is one more of Cisco's extras
@@ -230,16 +236,11 @@ def find_sdp(fields, body, depth=0):
     ignorable = content_type in IGNORABLE or content_type.endswith("+xml")
     if "handling=optional" in disposition or (ignorable and "handling=required" not in disposition):
         return None
-    raise SIPError(415, "Unsupported Media Type", [("Accept", "application/sdp")])
+    raise SIPError(415, "", [("Accept", "application/sdp")])
 
 
-def split_multipart(params, body):
+def split_multipart(boundary, body):
     """Return the parts of a multipart body (RFC 2046 5.1.1); [] where no boundary is named."""
-    boundary = ""
-    for param in params:
-        name, _, value = param.partition("=")
-        if name.strip().lower() == "boundary":
-            boundary = value.strip().strip('"')
     if not boundary:
         return []
     mark = re.escape(boundary.encode("utf-8", "surrogateescape"))

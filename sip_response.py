@@ -36,8 +36,6 @@ class SIPResponse:
     def __bytes__(self):
         return serialize(f"SIP/2.0 {self.code} {self.reason}", self.headers, self.body)
 
-    to_bytes = __bytes__
-
     def __str__(self):
         return bytes(self).decode("utf-8", "replace")
 
@@ -67,8 +65,8 @@ def copied_headers(request, code, to_tag=""):
 
 def own_tag(request):
     """Return the To tag of replies that no dialog gives one: the same for every repeat."""
-    identity = [request.header(name, "") for name in ("From", "To", "Call-ID", "CSeq")]
-    return stable_tag(*identity)
+    number = request.header("CSeq", "").partition(" ")[0]  # a CANCEL's tag is its INVITE's
+    return stable_tag(number, *(request.header(name, "") for name in ("From", "To", "Call-ID")))
 
 
 def has_tag(value):
@@ -113,6 +111,6 @@ def response_address(request):
     ip, port = request.source[:2]
     try:
         via = request.via
-    except (ValueError, IndexError):
+    except ValueError:
         return ip, port  # no Via to go by: where it came from
     return ip, (port if "rport" in via.params else via.port or SIP_PORT)

@@ -15,6 +15,16 @@ T1, T2, T4 = 0.5, 4.0, 5.0  # seconds, RFC 3261 17.1.1.1 and 17.1.2.2
 TIMEOUT = 64 * T1  # timers B, F, H, J, L
 
 
+def resend_while(wanted, send, after, interval=T1):
+    """Call send() T1, 2*T1 ... T2 apart for as long as wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
+    def again(interval):
+        if wanted():
+            send()
+            interval = min(2 * interval, T2)
+            after(interval, again, interval)
+    after(interval, again, interval)
+
+
 class ServerTransaction:
     """One request and the reply it got.
 
@@ -51,13 +61,13 @@ class ServerTransaction:
             self.state = "completed"
             self._after(TIMEOUT, self._terminate)  # timer H, or J
             if self.invite:
-                self._after(T1, self._resend, T1)  # timer G
-        self._send(data, address)
+                resend_while(lambda: self.state == "completed", self._repeat, self._after)  # G
+        self._repeat()
 
     def on_repeat(self):
         """Answer a retransmission: the last reply again, or silence once that has arrived."""
         if self._reply and self.state in ("proceeding", "completed"):
-            self._send(self._reply, self._address)
+            self._repeat()
 
     def on_ack(self):
         """Take an ACK; return whether it was for us and not for the dialog."""
@@ -72,10 +82,8 @@ class ServerTransaction:
         self.state = "terminated"
         self._end(self)
 
-    def _resend(self, interval):
-        if self.state == "completed":
-            self._send(self._reply, self._address)
-            self._after(min(2 * interval, T2), self._resend, min(2 * interval, T2))
+    def _repeat(self):
+        self._send(self._reply, self._address)
 
 
 class ServerTransactions:
@@ -104,15 +112,15 @@ class ServerTransactions:
         keys = transaction_key(request), merge_key(request)
         transaction = ServerTransaction(request, keys, self._send, self._after, self._forget)
         self._transactions[keys[0]] = transaction
-        if not request.to_tag:
+        if transaction.invite and not request.to_tag:
             self._merged.setdefault(keys[1], transaction)
         request.transaction = transaction
         return transaction
 
     def is_merged(self, request):
-        """Say whether a begun request came on another path before (RFC 3261 8.2.2.2)."""
+        """Say whether a begun INVITE came on another path before (RFC 3261 8.2.2.2)."""
         first = self._merged.get(request.transaction.keys[1], request.transaction)
-        return first is not request.transaction and not request.to_tag
+        return first is not request.transaction
 
     def cancelled_by(self, cancel, methods):
         """Return the transaction, of one of these methods, that a CANCEL is for, or None."""
@@ -134,7 +142,7 @@ def transaction_key(request, method=""):
     method = method or request.method()
     method = "INVITE" if method == "ACK" else method
     via = request.via
-    if via.branch.startswith(MAGIC_COOKIE):
+    if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:
         return via.branch, via.host.lower(), via.port or 5060, method
     # RFC 2543: no To tag in the key, for the ACK to a refusal has one and its INVITE has not
     return (request.headers_all("Via")[0], request.uri, request.from_tag,
@@ -142,7 +150,7 @@ def transaction_key(request, method=""):
 
 
 def merge_key(request):
-    return request.from_tag, request.header("Call-ID"), request.header("CSeq")
+    return request.from_tag, request.to_tag, request.header("Call-ID"), request.cseq
 
 
 class ClientTransactions:
@@ -160,26 +168,21 @@ class ClientTransactions:
         key = branch, method
         self._waiting[key] = on_final
         self._send(data, address)
-        self._after(T1, self._resend, key, data, address, T1)  # timer E
+        resend_while(lambda: key in self._waiting,  # timer E
+                     lambda: self._send(data, address), self._after)
         self._after(TIMEOUT, self._finish, key, None)  # timer F
 
     def on_response(self, response):
         """Take a response; return whether some request waits for it."""
         try:
             key = response.via.branch, response.cseq[1]
-        except (ValueError, IndexError, AttributeError):
+        except ValueError:
             return False
         if key not in self._waiting:
             return False
         if response.status >= 200:
             self._finish(key, response)
         return True
-
-    def _resend(self, key, data, address, interval):
-        if key in self._waiting:
-            self._send(data, address)
-            interval = min(2 * interval, T2)
-            self._after(interval, self._resend, key, data, address, interval)
 
     def _finish(self, key, response):
         on_final = self._waiting.pop(key, None)

@@ -15,7 +15,7 @@ TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")  # RFC 3261 25.1
 DIGITS = re.compile(r"[0-9]{1,10}")  # int() alone takes "1_0", " 1" and a million digits
 HOST_PORT = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
-VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)")
+VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)", re.I)
 SECRET = secrets.token_bytes(16)
 
 
@@ -132,7 +132,7 @@ def parse_uri(text):
     """Take a URI apart; sip and sips wholly, of others only scheme and user. Raises ValueError."""
     scheme, colon, rest = text.partition(":")
     if not colon or not SCHEME.fullmatch(scheme) or any(c in rest for c in " \t<>\""):
-        raise ValueError("malformed URI")
+        raise ValueError("no scheme and address")
     scheme = scheme.lower()
     if scheme not in ("sip", "sips"):
         return URI(scheme, rest.partition(";")[0], "", 0, {}, "")
@@ -143,11 +143,19 @@ def parse_uri(text):
     return URI(scheme, userinfo.partition(":")[0], host, port, parse_params(params), headers)
 
 
+def request_uri(uri):
+    """Return a URI without what no Request-URI may have: headers and method (RFC 3261 19.1.1)."""
+    user, at, rest = uri.rpartition("@")
+    rest, *params = rest.partition("?")[0].split(";")
+    return ";".join([user + at + rest]
+                    + [param for param in params if not param.lower().startswith("method=")])
+
+
 def split_host_port(text):
     """Return (host, port) of `host:5060` or `[::1]`; port 0 if none. Raises ValueError."""
     match = HOST_PORT.fullmatch(text)
     if not match:
-        raise ValueError("malformed host or port")
+        raise ValueError("bad host or port")
     port = int(match.group(2) or 0)
     if match.group(2) and not 0 < port < 65536:
         raise ValueError("port out of range")
@@ -159,7 +167,7 @@ def parse_via(value):
     protocol, *params = split_outside(value, ";")
     match = VIA.fullmatch(protocol.strip(" \t"))
     if not match:
-        raise ValueError("malformed Via")
+        raise ValueError("no SIP/2.0, transport and host")
     host, port = split_host_port(":".join(p.strip() for p in match.group(2).rsplit(":", 1)))
     return Via(match.group(1).upper(), host, port, parse_params(params))
 
@@ -168,7 +176,7 @@ def parse_cseq(value):
     """Return (number, method). Raises ValueError unless the number is below 2**31."""
     number, method = (value.split() + ["", ""])[:2]
     if not DIGITS.fullmatch(number) or int(number) >= 2 ** 31 or not TOKEN.fullmatch(method):
-        raise ValueError("malformed CSeq")
+        raise ValueError("no number below 2**31 and method")
     return int(number), method
 
 

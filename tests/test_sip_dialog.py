@@ -13,12 +13,13 @@ CONTACT = "Contact: <sip:4711@10.0.0.5:5062;x=y>;isFocus\r\n"
 
 class Dialog(unittest.TestCase):
     def setUp(self):
-        self.sent, self.timers, self.requests, self.released = [], [], [], []
+        self.sent, self.timers, self.requests, self.released, self.removed = ([] for _ in "12345")
 
     def call(self, headers=CONTACT):
         return Call(SIPMessage(INVITE.format(headers)), "192.0.2.1:5060",
                     lambda *args: self.sent.append(args), lambda *args: self.timers.append(args),
-                    lambda *args: self.requests.append(args), self.released.append)
+                    lambda *args: self.requests.append(args), self.released.append,
+                    self.removed.append)
 
     def answered(self):
         call = self.call()
@@ -62,10 +63,11 @@ class States(Dialog):
     def test_byes_that_cross_end_the_call_once(self):
         call = self.confirmed()
         call.on("hang up", why="ours")
+        self.assertEqual((self.released, self.removed), ([call], []))  # media first, row later
         call.on("bye", why="theirs")
         self.assertEqual((call.state, call.why), ("ended", "ours"))
         self.requests[0][-1](None)
-        self.assertEqual(self.released, [call, call])  # media, then row
+        self.assertEqual((self.released, self.removed), ([call], [call]))
 
     def test_an_event_without_a_row_changes_nothing(self):
         call = self.call()
@@ -114,7 +116,8 @@ class Requests(Dialog):
 
     def test_a_new_contact_moves_the_target(self):
         call = self.call()
-        call.refresh_target(SIPMessage("UPDATE sip:a@b SIP/2.0\r\nm: <sip:new@10.0.0.7>\r\n\r\n"))
+        call.refresh_target(SIPMessage("UPDATE sip:a@b SIP/2.0\r\n"
+                                       "m: <sip:new@10.0.0.7;method=INVITE?Subject=x>\r\n\r\n"))
         self.assertEqual(self.request_of(call)[1], "sip:new@10.0.0.7")
 
     def test_the_next_hop_is_the_host_or_maddr_with_5060_as_default(self):

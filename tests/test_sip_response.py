@@ -41,6 +41,9 @@ class Copied(unittest.TestCase):
         self.assertEqual(reply(486).to_tag, reply(486).to_tag)
         self.assertGreaterEqual(len(reply(486).to_tag), 8)
 
+    def test_a_cancel_gets_the_to_tag_its_refused_invite_got(self):
+        self.assertEqual(reply(200, REQUEST.replace("INVITE", "CANCEL")).to_tag, reply(488).to_tag)
+
     def test_100_has_no_to_tag(self):
         self.assertEqual(reply(100).to_tag, "")
 

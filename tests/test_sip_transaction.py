@@ -128,6 +128,21 @@ class Server(Timed):
         self.server.begin(third)
         self.assertFalse(self.server.is_merged(third))
 
+    def test_only_an_invite_is_merged_and_spaces_in_cseq_do_not_hide_it(self):
+        self.begin()
+        second = request(branch="z9hG4bKb", cseq="1 ")
+        self.server.begin(second)
+        self.assertTrue(self.server.is_merged(second))
+        self.begin("OPTIONS")  # a sloppy keepalive repeats all but its branch
+        again = request("OPTIONS", branch="z9hG4bKb")
+        self.server.begin(again)
+        self.assertFalse(self.server.is_merged(again))
+
+    def test_a_branch_that_is_the_magic_cookie_alone_is_not_unique(self):
+        self.begin("OPTIONS", branch="z9hG4bK").respond(200, b"ok", PEER)
+        self.assertFalse(self.server.absorb(request("OPTIONS", branch="z9hG4bK", call_id="other")))
+        self.assertTrue(self.server.absorb(request("OPTIONS", branch="z9hG4bK")))
+
     def test_a_cancel_finds_what_it_cancels(self):
         transaction = self.begin()
         self.assertIs(self.server.cancelled_by(request("CANCEL"), ("INVITE",)), transaction)

@@ -4,7 +4,7 @@ import unittest
 
 from sip_message import SIPMessage
 from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
-                       parse_cseq, parse_uri, parse_via, split_list, stable_tag)
+                       parse_cseq, parse_uri, parse_via, request_uri, split_list, stable_tag)
 
 
 class Lists(unittest.TestCase):
@@ -52,6 +52,11 @@ class URIs(unittest.TestCase):
     def test_a_tel_uri_has_only_a_user(self):
         self.assertEqual(parse_uri("tel:+49301;ext=2").user, "+49301")
 
+    def test_headers_and_method_are_left_out_of_a_request_uri(self):
+        self.assertEqual(request_uri("sip:a?b;method=x@h:5070;lr;METHOD=INVITE;x=y?Subject=z"),
+                         "sip:a?b;method=x@h:5070;lr;x=y")
+        self.assertEqual(request_uri("sip:10.0.0.1"), "sip:10.0.0.1")
+
     def test_malformed_uris_raise_value_error(self):
         for text in ("", "sip", "sip:", "sip:a@", "sip:2001:db8::10", "sip:a@h:x", "sip:a@h:0",
                      "sip:a@h:70000", "sip:a b@h", "<sip:a@h>", "1sip:a@h"):
@@ -61,7 +66,7 @@ class URIs(unittest.TestCase):
 
 class Vias(unittest.TestCase):
     def test_spaces_may_stand_around_every_separator(self):
-        via = parse_via("SIP / 2.0 / UDP   first.example : 4000 ;ttl=16 ; branch = z9hG4bKa")
+        via = parse_via("sip / 2.0 / udp   first.example : 4000 ;ttl=16 ; branch = z9hG4bKa")
         self.assertEqual((via.transport, via.host, via.port, via.branch),
                          ("UDP", "first.example", 4000, "z9hG4bKa"))
 
