@@ -95,11 +95,16 @@ def _wake_every(sock, seconds):
         sock.settimeout(seconds)
 
 
+class StreamClosed(Exception):
+    """The call has ended: there is nobody to send to."""
+
+
 class Flow:
     """Where a session's packets go and come from; replaced as a whole when that changes."""
 
     def __init__(self, remote, formats, sending, receiving):
         self.remote, self.formats = remote, formats
+        self.audio = next(iter(formats), None)  # the payload type of audio; the others are events
         self.sending, self.receiving = sending and remote is not None, receiving
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = remote
@@ -126,14 +131,16 @@ class RTPSession:
     """The RTP of one call.
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
-    unknown. `for packet in session` gives the caller's packets until the call ends, and
-    `send(payload)` answers; both in the session's one thread.
+    unknown. on_return: called where the function that serves the call returns before its end.
+    `for packet in session` gives the caller's audio until the call ends, and `send(payload)`
+    answers; both in the session's one thread.
     """
 
     def __init__(self, sock, peer_ip="", stop_event=None):
         self.sock, self.peer_ip = sock, peer_ip
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
+        self.on_return = None
         self.flow = Flow(None, {}, False, False)
         self.packets_in = self.packets_out = 0
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
@@ -173,11 +180,21 @@ class RTPSession:
     # RTP thread
 
     def run(self, serve):
-        """Call serve(self) and close the socket behind it, whatever happens."""
+        """Call serve(self), and keep the port until the call has ended, whatever happens.
+
+        Until then the port is in our description: another call on it would hear this one.
+        """
         try:
             serve(self)
+        except StreamClosed:
+            log.debug("port %d: the call ended while it was served", self.port)
         except Exception:
-            log.exception("the RTP thread of port %d failed", self.port)
+            log.exception("the function that serves port %d failed", self.port)
+        try:
+            if self.on_return and not self.stop_event.is_set():
+                self.on_return()
+            for _ in self:
+                pass
         finally:
             self.sock.close()
 
@@ -192,8 +209,10 @@ class RTPSession:
             except (BlockingIOError, socket.timeout, ConnectionError):
                 continue  # nothing for WAKE_SECONDS, or an ICMP error of an earlier packet
             flow = self.flow
-            if size < 12 or buffer[0] & 0xC0 != 0x80 or buffer[1] & 127 not in flow.formats:
-                continue  # not RTP, RTCP, comfort noise, or not negotiated
+            if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
+                continue  # not RTP, or cut
+            if buffer[1] & 127 not in flow.formats:
+                continue  # RTCP, comfort noise, or not negotiated
             if not flow.receiving:
                 continue
             if source != flow.source and not flow.accept(source, self.peer_ip):
@@ -219,18 +238,22 @@ class RTPSession:
             size = self.receive_into(buffer)
             if not size:
                 return
-            yield RTPPacket.parse(memoryview(buffer)[:size])
+            packet = RTPPacket.parse(memoryview(buffer)[:size])
+            if packet.payload_type == self.flow.audio:
+                yield packet
 
-    def send(self, payload, payload_type=None, marker=False, step=FRAME):
-        """Send one packet of audio; nothing while the call is held or has ended.
+    def send(self, payload, marker=False):
+        """Send one packet of audio in the negotiated codec; dropped while the call is held.
 
-        payload: bytes in the negotiated codec, 160 of A-law for 20 ms. payload_type: that codec's
-        unless given. step: timestamp units (1/8000 s) the packet lasts.
+        payload: bytes, for A-law one a sample, 160 for 20 ms. Raises StreamClosed once the call
+        has ended.
         """
-        if payload_type is None:
-            payload_type = next(iter(self.flow.formats.values()), 0)
-        packet = RTPPacket(payload_type, self.sequence, self.timestamp, self.ssrc, payload, marker)
-        self.timestamp = self.timestamp + step & 0xFFFFFFFF
+        if self.stop_event.is_set():
+            raise StreamClosed
+        flow = self.flow
+        packet = RTPPacket(flow.formats.get(flow.audio, 0), self.sequence, self.timestamp,
+                           self.ssrc, payload, marker)
+        self.timestamp = self.timestamp + len(payload) & 0xFFFFFFFF
         self.transmit(packet.serialize())
 
     def transmit(self, data):

@@ -23,7 +23,7 @@ import sdp
 from sip_dialog import Call, CallTable, hop_address
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, send_2xx
-from sip_response import REASONS, SIPResponse, response_address, serialize
+from sip_response import SIPResponse, response_address, serialize
 from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
 
@@ -85,8 +85,8 @@ class SIPServer:
             data, address = self.sock.recvfrom(MAX_DATAGRAM)
         except socket.timeout:
             return
-        except ConnectionError as error:
-            log.debug("socket: %s", error)  # an ICMP error of something sent before
+        except OSError as error:
+            log.warning("nothing received: %s", error)
             return
         if data.strip(b"\r\n\0"):
             self.guard(self.receive, data, address)
@@ -104,10 +104,9 @@ class SIPServer:
 
     def call_soon(self, function, *args):
         """Call function(*args) in the SIP thread; from any thread, or a signal handler."""
-        self._posted.put((function,) + args)
-        ip = "127.0.0.1" if self.config.bind_ip == "0.0.0.0" else self.config.bind_ip
+        self._posted.put((function, *args))
         try:
-            self.sock.sendto(b"", (ip, self.port))  # wakes the loop
+            self.sock.sendto(b"", (self.config.reach_ip, self.port))  # wakes the loop
         except OSError as error:
             log.debug("the loop was not woken: %s", error)
 
@@ -117,12 +116,16 @@ class SIPServer:
         log.info("stopping, %d calls up", len(self.calls))
         self.after(STOP_SECONDS, self._quit)
         for call in self.calls:
-            call.on("hang up", why="the server stops")
+            self.hang_up(call, "the server stops")
         if not len(self.calls):
             self._quit()
 
     def _quit(self):
-        self.running = False
+        if self.running:
+            self.running = False
+            for call in self.calls:
+                call.on("no ack")  # what waits for an ACK gets its BYE all the same
+                call.on("bye done")
 
     # Messages in and out
 
@@ -176,24 +179,23 @@ class SIPServer:
         handler(self, request)
 
     def respond(self, request, code, reason="", headers=(), body=b"", to_tag=""):
-        """Answer a request; return (bytes, address) of the response."""
-        data = bytes(SIPResponse(code, reason, request, to_tag, headers, body))
-        address = response_address(request)
+        """Answer a request; return the SIPResponse."""
+        response = SIPResponse(code, reason, request, to_tag, headers, body)
         if request.transaction:
-            request.transaction.respond(code, data, address)
-        else:
-            self.send(data, address)  # RFC 3261 8.2.7: a request too bad to keep
-        return data, address
+            request.transaction.respond(code, bytes(response), response_address(request))
+        else:  # RFC 3261 8.2.7: a request too bad to keep
+            self.send(bytes(response), response_address(request))
+        return response
 
     def refuse(self, request, error):
         """Answer with the status of a SIPError; an ACK is never answered."""
         if request.method() == "ACK":
             log.debug("bad ACK dropped: %s", error)
             return
-        reason = error.reason or REASONS[error.status]
-        log.info("%r from %s:%d refused: %d %s%s", request.method(), *request.source, error.status,
-                 reason, "".join(f"; {name}: {value!a}" for name, value in error.headers))
-        self.respond(request, error.status, reason, error.headers)
+        response = self.respond(request, error.status, error.reason, error.headers)
+        log.info("%.20r from %s:%d refused: %d %s%.200s", request.method(), *request.source,
+                 error.status, response.reason,
+                 "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
     def request(self, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""
@@ -222,28 +224,30 @@ class SIPServer:
 
     def new_call(self, request):
         """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
-        ip = self.address_towards(request.source[0])
-        call = Call(request, f"{ip}:{self.port}", self.send, self.after, self.request,
-                    self.release)
-        offer = request.sdp()
-        call.media = self.open_media(request.source[0])
+        offer, peer_ip, media = request.sdp(), request.source[0], None
         try:
-            call.session = sdp.LocalSession(ip, call.media.port)
-            body = self.negotiate(call, offer)
-        except Exception:
-            call.media.stop()
-            raise
-        return call, body
-
-    def open_media(self, peer_ip):
-        """Return an RTPSession on a free port; SIPError 486 where there is none."""
-        try:
-            sock = rtp.open_rtp_socket(self.config.bind_ip, self.config.rtp_port_start,
-                                       self.config.rtp_port_end, self._next_rtp_port)
-        except OSError as error:
+            ip = self.address_towards(peer_ip)
+            media = self.open_media(peer_ip)
+            call = Call(request, f"{ip}:{self.port}", self.send, self.after, self.request,
+                        self.release, self.remove)
+            media.on_return = lambda: self.call_soon(self.hang_up, call, "its function returned")
+            call.media = media
+            call.session = sdp.LocalSession(
+                ip, media.port, lambda address: self.is_own(address, media.port))
+            return call, self.negotiate(call, offer)
+        except Exception as error:
+            if media:
+                media.stop()
+            if not isinstance(error, OSError):
+                raise
             log.warning("no RTP port: %s", error)
             # not 503: CUBE would take the whole trunk out of service for it
             raise SIPError(486, "") from None
+
+    def open_media(self, peer_ip):
+        """Return an RTPSession on a free port. Raises OSError where there is none."""
+        sock = rtp.open_rtp_socket(self.config.bind_ip, self.config.rtp_port_start,
+                                   self.config.rtp_port_end, self._next_rtp_port)
         session = rtp.RTPSession(sock, peer_ip)
         self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
         return session
@@ -285,37 +289,40 @@ class SIPServer:
                 self.apply(call, call.session.on_answer(answer))
         except (SIPError, sdp.SDPError) as error:
             log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
-            call.on("hang up", why="unusable SDP answer")
+            self.hang_up(call, "unusable SDP answer")
+            return
         if not call.media.flow.formats:
             log.info("call from %r: no audio agreed in the ACK", call.caller)
             self.after(TIMEOUT, self._check_agreed, call)
 
     def _check_agreed(self, call):
         if not call.media.flow.formats:
-            call.on("hang up", why="no SDP answer")
+            self.hang_up(call, "no audio agreed")
 
     def apply(self, call, agreement):
-        """Tell the RTP side what was agreed, unless it would send to ourselves."""
-        remote = agreement.remote
-        if remote and self.is_own(remote):
-            log.warning("call from %r wants its audio at our own %s:%d; none is sent",
-                        call.caller, *remote)
-            remote = None
-        call.media.update(remote, agreement.formats, agreement.sending, agreement.receiving)
+        """Tell the RTP side what was agreed."""
+        call.media.update(agreement.remote, agreement.formats, agreement.sending,
+                          agreement.receiving)
 
     def is_full(self):
-        return 0 < self.config.max_calls <= len(self.calls)
+        limit = self.config.max_calls
+        return 0 < limit <= len(self.calls) and limit <= sum(not c.over for c in self.calls)
+
+    def hang_up(self, call, why):
+        """End a call from our side: BYE, now or once its 200 is ACKed."""
+        call.on("hang up", why=why)
 
     def release(self, call):
-        """End a call's media; take its row out once it has ended."""
+        """End a call's media, and with them what its user calls the call."""
         call.media.stop()
-        if call.state != "ended":
-            return
-        self.calls.remove(call)
         seconds = self.clock() - call.began if call.began is not None else 0.0
         log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out",
                  call.caller, call.called, seconds, call.why, call.media.packets_in,
                  call.media.packets_out)
+
+    def remove(self, call):
+        """Take out the row of a call whose dialog has ended."""
+        self.calls.remove(call)
         if self.stopping and not len(self.calls):
             self._quit()
 
@@ -327,7 +334,7 @@ class SIPServer:
         if call.media.packets_in != packets or not (flow.sending and flow.receiving):
             packets, since = call.media.packets_in, now
         if now - since >= self.config.rtp_timeout:
-            call.on("hang up", why=f"no RTP for {now - since:.0f} s")
+            self.hang_up(call, f"no RTP for {now - since:.0f} s")
         else:
             self.after(self.config.rtp_timeout / 4, self.watch, call, packets, since)
 
@@ -337,10 +344,10 @@ class SIPServer:
             return self.config.advertised_ip or self.config.bind_ip
         return local_address(ip)
 
-    def is_own(self, address):
-        """Say whether an (ip, port) is our SIP socket or the RTP socket of a call."""
+    def is_own(self, address, rtp_port):
+        """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
         ip, port = address
-        ports = [self.port] + [call.media.port for call in self.calls]
+        ports = [self.port, rtp_port] + [call.media.port for call in self.calls]
         return port in ports and (ip.startswith("127.") or ip == self.config.advertised_ip
                                   or ip == local_address(ip))
 
@@ -365,7 +372,7 @@ def local_address(ip):
 
 def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
-    ip = "127.0.0.1" if settings.bind_ip == "0.0.0.0" else settings.bind_ip
+    ip = settings.reach_ip
     uri, tag = f"sip:{ip}:{settings.sip_port}", new_tag()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1.0)
@@ -411,9 +418,12 @@ def main(media=rtp.echo, argv=None):
         parser.exit(1, f"server.py: SIP_PORT={settings.sip_port} on BIND_IP={settings.bind_ip}: "
                        f"{error.strerror or error}\n")
 
+    signals = []
+
     def on_signal(number, frame):
-        if server.stopping or not server.running:
+        if signals:
             sys.exit(1)
+        signals.append(number)
         server.call_soon(server.stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):

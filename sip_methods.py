@@ -1,13 +1,14 @@
 """What each SIP method does: one function of (server, request) and one row in METHODS.
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
-made of the table's keys.  Imports: sip_dialog, sip_message.
+made of the table's keys.  Imports: sip_dialog, sip_message, sip_response.
 """
 
 import logging
 
 from sip_dialog import Unacked
 from sip_message import SIPError
+from sip_response import response_address
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,16 @@ def on_invite(server, request):
     try:
         server.answer(call, body)
     except Exception:
-        call.on("hang up", why="it could not be answered")  # leaves no row, thread or port
+        server.hang_up(call, "it could not be answered")  # leaves no row, thread or port
         raise
 
 
 def send_2xx(server, call, request, body, offered):
     """Answer an INVITE of a call with 200; offered: body is our offer, not our answer."""
     headers = [("Contact", call.contact), ("Allow", ALLOW), ("Supported", ""), ACCEPT]
-    data, address = server.respond(request, 200, "", headers, body, call.local_tag)
-    call.on("answer", Unacked(request.cseq[0], data, address, offered))
+    ok = server.respond(request, 200, "", headers, body, call.local_tag)
+    unacked = Unacked(request.cseq[0], bytes(ok), response_address(request), offered)
+    call.on("answer", unacked)
 
 
 def on_reinvite(server, request):

@@ -10,8 +10,8 @@ MAY_IMPORT = {
     "codec": "", "config": "", "sip_utils": "",
     "sip_message": "sip_utils", "sip_response": "sip_utils", "sip_transaction": "sip_utils",
     "sdp": "codec", "rtp": "codec sdp",
-    "sip_dialog": "sip_message sip_response sip_transaction sip_utils",
-    "sip_methods": "sip_dialog sip_message",
+    "sip_dialog": "sip_response sip_transaction sip_utils",
+    "sip_methods": "sip_dialog sip_message sip_response",
     "server": "config rtp sdp sip_dialog sip_message sip_methods sip_response sip_transaction "
               "sip_utils",
 }

@@ -213,11 +213,12 @@ class Ended(unittest.TestCase):
 
     def test_a_call_that_sends_no_rtp_is_ended(self):
         call = self.trunk.call()
-        call.media.packets_in = 5
         sent = self.trunk.advance(299)
         self.assertEqual(sent, [])
-        self.assertEqual(self.trunk.advance(100)[0][1].method(), "BYE")
-        self.assertIn("no RTP", call.why)
+        with self.assertLogs("server", "INFO") as logged:
+            self.assertEqual(self.trunk.advance(100)[0][1].method(), "BYE")
+        self.assertIn("ended after 300.0 s: no RTP for 300 s", logged.output[0])
+        self.assertEqual(call.media.stopped, 1)
 
     def test_a_held_call_may_be_silent_for_ever(self):
         call = self.trunk.call(body=offer("sendonly"))
@@ -294,6 +295,22 @@ class Limits(unittest.TestCase):
         trunk.say("BYE", 2, to_tag=call.local_tag, call_id="one")
         self.assertEqual(statuses(trunk.say("INVITE", 2, body=OFFER, call_id="two")), [100, 200])
 
+    def test_a_call_that_only_waits_for_the_answer_to_its_bye_takes_no_place(self):
+        trunk = Trunk(MAX_CALLS="1")
+        trunk.call(call_id="one").on("hang up", why="test")
+        self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 200])
+
+    def test_no_socket_for_the_call_is_486(self):
+        for what in ("open_media", "address_towards"):
+            trunk = Trunk()
+
+            def fail(peer_ip):
+                raise OSError(24, "Too many open files")
+
+            setattr(trunk.server, what, fail)
+            with self.assertLogs("server", "WARNING"):
+                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486], what)
+
     def test_a_refused_call_leaves_nothing_behind(self):
         trunk = Trunk()
         refused = trunk.say("INVITE", body=offer(formats="18"))[-1]
@@ -315,13 +332,14 @@ class Limits(unittest.TestCase):
             self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
         self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
 
-    def test_audio_wanted_at_our_own_sockets_is_not_sent(self):
+    def test_audio_wanted_at_our_own_sockets_is_488(self):
         trunk = Trunk(BIND_IP="127.0.0.1")
-        for port in (5060, 20000):
-            with self.assertLogs("server", "WARNING"):
-                call = trunk.call(body=offer(ip="127.0.0.1", port=port), call_id=f"to-{port}")
-            self.assertIsNone(call.media.flow.remote)
-        call = trunk.call(body=offer(ip="127.0.0.1", port=20002 + 2000), call_id="other")
+        trunk.call(call_id="first")
+        for port in (5060, 20000, 20006):  # SIP, another call's, and the one this call gets
+            refused = trunk.say("INVITE", body=offer(ip="127.0.0.1", port=port),
+                                call_id=f"to-{port}")[-1]
+            self.assertEqual((refused.status, refused.header("Warning")[:3]), (488, "399"), port)
+        call = trunk.call(body=offer(ip="127.0.0.1", port=22002), call_id="other")
         self.assertEqual(call.media.flow.remote, ("127.0.0.1", 22002))
 
 
@@ -344,6 +362,16 @@ class Stopped(unittest.TestCase):
         self.assertTrue(self.server.running)
         self.trunk.advance(0.2)
         self.assertFalse(self.server.running)
+
+    def test_what_is_left_then_gets_its_bye_and_its_line_in_the_log(self):
+        self.trunk.call(call_id="up")
+        self.trunk.say("INVITE", body=OFFER, call_id="not yet acked")
+        self.server.stop()
+        with self.assertLogs("server", "INFO") as logged:
+            sent = self.trunk.advance(2.1)
+        byes = [m for _, m in sent if m.method() == "BYE" and m.header("Call-ID") != "up"]
+        self.assertEqual((len(byes), len(self.server.calls)), (1, 0))
+        self.assertIn("ended", logged.output[-1])
 
     def test_without_calls_it_ends_at_once(self):
         self.server.stop()

@@ -146,7 +146,7 @@ class Echo(unittest.TestCase):
     def test_what_is_not_the_calls_rtp_is_ignored(self):
         for junk in (b"", b"x", b"\x80\x08", b"\0" * 172, b"\x80\xc8" + b"\0" * 26,  # RTCP SR
                      packet(1, payload_type=13), packet(2, payload_type=19),
-                     packet(3, payload_type=0),
+                     packet(3, payload_type=0), packet(4, payload=b"long" * 600),
                      b"\xbf\x08" + b"\xff" * 30, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"):
             self.caller.sendto(junk, self.at)
         self.assert_next_heard(b"voice")
@@ -232,25 +232,49 @@ class Sessions(unittest.TestCase):
             session.update(caller.getsockname(), {8: 97, 101: 101}, True, True)
             session.start(shout)
             answers = []
-            for sequence, payload in enumerate((b"one", b"two")):
+            for sequence, payload in enumerate((b"a" * 240, b"b" * 160)):
                 caller.sendto(b"\x90" + packet(sequence)[1:12], (A, session.port))  # cut short
+                caller.sendto(packet(sequence, payload_type=101), (A, session.port))  # a key press
                 caller.sendto(packet(sequence, payload=payload), (A, session.port))
                 answers.append(RTPPacket.parse(caller.recv(2048)))
-        self.assertEqual([a.payload for a in answers], [b"ONE", b"TWO"])
+        self.assertEqual([a.payload for a in answers], [b"A" * 240, b"B" * 160])
         self.assertEqual([a.payload_type for a in answers], [97, 97])
         self.assertEqual(answers[1].sequence - answers[0].sequence & 0xFFFF, 1)
-        self.assertEqual(answers[1].timestamp - answers[0].timestamp & 0xFFFFFFFF, 160)
+        self.assertEqual(answers[1].timestamp - answers[0].timestamp & 0xFFFFFFFF, 240)
 
-    def test_a_function_that_raises_is_logged_and_its_socket_closed(self):
+    def test_a_function_that_returns_or_raises_ends_the_call_and_keeps_the_port_until_then(self):
         def broken(session):
             raise ZeroDivisionError
 
-        session = RTPSession(open_rtp_socket(A, 42000, 42998))
-        with self.assertLogs("rtp", "ERROR"):
-            session.start(broken)
+        for serve, level in ((lambda session: None, None), (broken, "ERROR")):
+            session = RTPSession(open_rtp_socket(A, 42000, 42998))
+            self.addCleanup(session.stop)
+            returned = threading.Event()
+            session.on_return = returned.set
+            with self.assertLogs("rtp", "DEBUG") as logged:
+                rtp.log.debug("so that there is a line")
+                session.start(serve)
+                self.assertTrue(returned.wait(5))
+            self.assertEqual(level, logged.records[-1].levelname if level else None)
+            with self.assertRaises(OSError):
+                open_rtp_socket(A, session.port)
+            session.stop()
             session._thread.join(5)
-        with open_rtp_socket(A, session.port):
-            pass
+            with open_rtp_socket(A, session.port):
+                pass
+
+    def test_sending_after_the_end_raises_and_ends_the_thread(self):
+        def talk(session):
+            while True:
+                session.send(b"\xd5" * 160)
+
+        session = RTPSession(open_rtp_socket(A, 42000, 42998))
+        session.start(talk)
+        session.stop()
+        session._thread.join(5)
+        self.assertFalse(session._thread.is_alive())
+        with self.assertRaises(rtp.StreamClosed):
+            session.send(b"late")
 
 
 class StandAlone(unittest.TestCase):
