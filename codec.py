@@ -11,5 +11,5 @@ class Codec(NamedTuple):
     payload_type: int
 
 
-CODECS = (Codec("PCMA", 8000, 8),)  # in the order of our preference; types of RFC 3551 6
+CODECS = (Codec("PCMA", 8000, 8), Codec("PCMU", 8000, 0))  # as we prefer them; RFC 3551 6
 EVENT = Codec("telephone-event", 8000, 101)  # RFC 4733; its type is dynamic, 101 is usual

@@ -102,12 +102,12 @@ class StreamClosed(Exception):
 class Flow:
     """Where a session's packets go and come from; replaced as a whole when that changes."""
 
-    def __init__(self, remote, formats, sending, receiving):
-        self.remote, self.formats = remote, formats
-        self.audio = next(iter(formats), None)  # the payload type of audio; the others are events
-        self.sending, self.receiving = sending and remote is not None, receiving
+    def __init__(self, agreement):
+        self.agreement = agreement
+        self.remote, self.formats, self.sending, self.receiving, self.codec = agreement
+        self.audio = next(iter(self.formats), None)  # the type of audio; the others are events
         self.source = None  # the last (ip, port) found good; RTP thread only
-        self.target = remote
+        self.target = self.remote
 
     def accept(self, source, peer_ip):
         """Say whether a packet from source belongs to the call; follow a caller behind NAT.
@@ -141,7 +141,7 @@ class RTPSession:
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
         self.on_return = None
-        self.flow = Flow(None, {}, False, False)
+        self.flow = Flow(sdp.NOTHING)
         self.packets_in = self.packets_out = 0
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
@@ -152,12 +152,10 @@ class RTPSession:
 
     # SIP thread
 
-    def update(self, remote, formats, sending, receiving):
-        """Set where to send ((ip, port) or None), {type received: type sent}, and the direction."""
-        old = self.flow
-        if (remote, formats, sending, receiving) != (
-                old.remote, old.formats, old.sending, old.receiving):
-            self.flow = Flow(remote, formats, sending, receiving)
+    def update(self, agreement):
+        """Go on as an sdp.Agreement says; one that says nothing new disturbs nothing."""
+        if agreement != self.flow.agreement:
+            self.flow = Flow(agreement)
 
     def start(self, serve):
         """Run serve(self) in a thread of its own. Raises RuntimeError if none can be had."""
@@ -178,6 +176,11 @@ class RTPSession:
             pass  # Linux wakes the reader of an unconnected socket all the same
 
     # RTP thread
+
+    @property
+    def codec(self):
+        """The name of the codec agreed, "PCMA" or "PCMU", in which payloads come and go."""
+        return self.flow.codec
 
     def run(self, serve):
         """Call serve(self), and keep the port until the call has ended, whatever happens.
@@ -245,7 +248,7 @@ class RTPSession:
     def send(self, payload, marker=False):
         """Send one packet of audio in the negotiated codec; dropped while the call is held.
 
-        payload: bytes, for A-law one a sample, 160 for 20 ms. Raises StreamClosed once the call
+        payload: bytes, one a sample for G.711, 160 for 20 ms. Raises StreamClosed once the call
         has ended.
         """
         if self.stop_event.is_set():
@@ -319,5 +322,5 @@ def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     """
     agreement = sdp.LocalSession(server_ip, rtp_port).answer(remote_sdp)[1]
     session = RTPSession(open_rtp_socket(server_ip, rtp_port), stop_event=stop_event)
-    session.update(agreement.remote, agreement.formats, agreement.sending, agreement.receiving)
+    session.update(agreement)
     session.run(echo)

@@ -278,7 +278,7 @@ class SIPServer:
             body, agreement = call.session.answer(offer)
         except sdp.SDPError as error:
             raise refusal(error, call.host) from None
-        self.apply(call, agreement)
+        call.media.update(agreement)
         return body
 
     def take_answer(self, call, ack):
@@ -286,7 +286,7 @@ class SIPServer:
         try:
             answer = ack.sdp()
             if answer is not None:
-                self.apply(call, call.session.on_answer(answer))
+                call.media.update(call.session.on_answer(answer))
         except (SIPError, sdp.SDPError) as error:
             log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
             self.hang_up(call, "unusable SDP answer")
@@ -298,11 +298,6 @@ class SIPServer:
     def _check_agreed(self, call):
         if not call.media.flow.formats:
             self.hang_up(call, "no audio agreed")
-
-    def apply(self, call, agreement):
-        """Tell the RTP side what was agreed."""
-        call.media.update(agreement.remote, agreement.formats, agreement.sending,
-                          agreement.receiving)
 
     def is_full(self):
         limit = self.config.max_calls

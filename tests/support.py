@@ -6,6 +6,7 @@ back, as SIPMessages.
 
 from config import Config
 from rtp import Flow
+from sdp import NOTHING
 from server import SIPServer
 from sip_message import SIPMessage
 
@@ -30,13 +31,13 @@ class Media:
 
     def __init__(self, port, peer_ip):
         self.port, self.peer_ip = port, peer_ip
-        self.flow = Flow(None, {}, False, False)
+        self.flow = Flow(NOTHING)
         self.flows = []
         self.started = self.stopped = 0
         self.packets_in = self.packets_out = 0
 
-    def update(self, remote, formats, sending, receiving):
-        self.flow = Flow(remote, formats, sending, receiving)
+    def update(self, agreement):
+        self.flow = Flow(agreement)
         self.flows.append(self.flow)
 
     def start(self, serve):

@@ -107,7 +107,7 @@ class DelayedOffer(unittest.TestCase):
 
     def test_an_invite_without_sdp_gets_our_offer_and_the_ack_answers_it(self):
         ok = self.trunk.say("INVITE")[-1]
-        self.assertIn(b"m=audio 20000 RTP/AVP 8 101\r\n", ok.body)
+        self.assertIn(b"m=audio 20000 RTP/AVP 8 0 101\r\n", ok.body)
         self.assertIn(b"a=sendrecv\r\n", ok.body)
         self.assertEqual(self.media().flows, [])
         self.trunk.say("ACK", to_tag=ok.to_tag, body=OFFER)
@@ -117,7 +117,7 @@ class DelayedOffer(unittest.TestCase):
     def test_an_invite_whose_only_body_is_not_sdp_is_one_too(self):
         ok = self.trunk.say("INVITE", body=b"<presence/>",
                             headers=["Content-Type: application/pidf+xml"])[-1]
-        self.assertIn(b"m=audio 20000 RTP/AVP 8 101\r\n", ok.body)
+        self.assertIn(b"m=audio 20000 RTP/AVP 8 0 101\r\n", ok.body)
 
     def test_an_ack_without_answer_is_survived_and_ends_after_64_t1(self):
         call = self.trunk.call(body=b"")

@@ -9,6 +9,7 @@ import unittest
 
 import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
+from sdp import Agreement
 
 A = "127.0.0.1"  # where the description says the caller is
 PCMA = {8: 8, 101: 101}
@@ -79,7 +80,8 @@ class Echo(unittest.TestCase):
         return sock
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
-        self.session.update(remote or self.caller.getsockname(), formats, sending, receiving)
+        self.session.update(Agreement(remote or self.caller.getsockname(), formats, sending,
+                                      receiving, "PCMA"))
 
     def send(self, *args, sock=None, **parts):
         (sock or self.caller).sendto(packet(*args, **parts), self.at)
@@ -198,7 +200,7 @@ class Echo(unittest.TestCase):
         self.assertEqual(self.heard().payload_type, 96)
 
     def test_nowhere_to_send_is_survived(self):
-        self.session.update(None, PCMA, True, True)
+        self.session.update(Agreement(None, PCMA, False, True, "PCMA"))
         signalling = self.open("127.0.0.9")
         self.send_and_wait(1, sock=signalling)
         self.update()
@@ -229,7 +231,7 @@ class Sessions(unittest.TestCase):
             caller.settimeout(5)
             session = RTPSession(open_rtp_socket(A, 42000, 42998))
             self.addCleanup(session.stop)
-            session.update(caller.getsockname(), {8: 97, 101: 101}, True, True)
+            session.update(Agreement(caller.getsockname(), {8: 97, 101: 101}, True, True, "PCMA"))
             session.start(shout)
             answers = []
             for sequence, payload in enumerate((b"a" * 240, b"b" * 160)):

@@ -60,6 +60,11 @@ class Answers(unittest.TestCase):
         self.assertIn("m=audio 20000 RTP/AVP 8",
                       self.answer("m=audio 4000 RTP/AVP 0 4 8 9 18 19\r\na=rtpmap:19 CN/8000\r\n"))
 
+    def test_pcmu_is_taken_where_pcma_is_not_offered(self):
+        answer = self.answer("m=audio 4000 RTP/AVP 18 0\r\n")
+        self.assertIn("a=rtpmap:0 PCMU/8000", answer)
+        self.assertEqual((self.agreement.codec, self.agreement.formats), ("PCMU", {0: 0}))
+
     def test_telephone_event_keeps_the_offerers_payload_type(self):
         for pt in (98, 100, 101, 127):
             answer = self.answer(f"m=audio 4000 RTP/AVP 8 {pt}\r\n"
@@ -169,22 +174,22 @@ class Offers(unittest.TestCase):
     def setUp(self):
         self.session = LocalSession("192.0.2.1", 20000)
 
-    def test_our_offer_is_pcma_and_telephone_event(self):
+    def test_our_offer_is_all_our_codecs_and_telephone_event(self):
         self.assertEqual(lines(self.session.offer())[5:], [
-            "m=audio 20000 RTP/AVP 8 101", "a=rtpmap:8 PCMA/8000",
+            "m=audio 20000 RTP/AVP 8 0 101", "a=rtpmap:8 PCMA/8000", "a=rtpmap:0 PCMU/8000",
             "a=rtpmap:101 telephone-event/8000", "a=fmtp:101 0-15", "a=ptime:20", "a=sendrecv", ""])
 
     def test_an_offer_while_held_is_sendrecv_and_keeps_the_media_lines(self):
         self.session.answer(HEAD + "m=video 1 RTP/AVP 97\r\n" + AUDIO + "a=inactive\r\n")
         offer = lines(self.session.offer())
         self.assertEqual([line for line in offer if line.startswith("m=")],
-                         ["m=video 0 RTP/AVP 97", "m=audio 20000 RTP/AVP 8 101"])
+                         ["m=video 0 RTP/AVP 97", "m=audio 20000 RTP/AVP 8 0 101"])
         self.assertIn("a=sendrecv", offer)
 
     def test_an_offer_keeps_the_types_that_were_agreed(self):
         self.session.answer(HEAD + "m=audio 4000 RTP/AVP 97 96\r\na=rtpmap:97 PCMA/8000\r\n"
                             "a=rtpmap:96 telephone-event/8000\r\n")
-        self.assertIn("m=audio 20000 RTP/AVP 97 96", lines(self.session.offer()))
+        self.assertIn("m=audio 20000 RTP/AVP 97 0 96", lines(self.session.offer()))
 
     def test_the_answer_sets_where_and_with_which_types_we_send(self):
         self.session.offer()
@@ -194,6 +199,12 @@ class Offers(unittest.TestCase):
         self.assertEqual(agreement.remote, ("10.0.0.1", 4000))
         self.assertEqual(agreement.formats, {8: 8, 101: 96})  # received: sent
         self.assertEqual((agreement.sending, agreement.receiving), (False, True))
+
+    def test_the_answer_may_pick_our_second_codec(self):
+        self.session.offer()
+        agreement = self.session.on_answer(
+            HEAD + "m=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\n")
+        self.assertEqual((agreement.codec, agreement.formats), ("PCMU", {0: 0, 101: 101}))
 
     def test_an_answer_that_refuses_the_audio_agrees_nothing(self):
         self.session.offer()
@@ -209,7 +220,7 @@ class Offers(unittest.TestCase):
         self.session.answer(HEAD + AUDIO)
         self.session.offer()
         self.session.answer(HEAD + "m=audio 4000 RTP/AVP 101\r\na=rtpmap:101 PCMA/8000\r\n")
-        self.assertIn("m=audio 20000 RTP/AVP 101 96", lines(self.session.offer()))
+        self.assertIn("m=audio 20000 RTP/AVP 101 0 96", lines(self.session.offer()))
 
 
 if __name__ == "__main__":
