@@ -22,8 +22,9 @@ import rtp
 import sdp
 from sip_dialog import Call, CallTable, hop_address
 from sip_message import SIPError, SIPMessage
-from sip_methods import ALLOW, METHODS, NOT_ALLOWED, send_2xx
+from sip_methods import ALLOW, EXTENSIONS, METHODS, NOT_ALLOWED, send_2xx
 from sip_response import SIPResponse, response_address, serialize
+from sip_session_timer import SessionTimer
 from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
 
@@ -171,7 +172,8 @@ class SIPServer:
         if method not in ("ACK", "CANCEL"):  # RFC 3261 8.2.2.3 and 9.1
             if self.transactions.is_merged(request):
                 raise SIPError(482, "")
-            unsupported = request.headers_all("Require")
+            unsupported = [option for option in request.headers_all("Require")
+                           if option.lower() not in EXTENSIONS]
             if unsupported:
                 raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
             if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:
@@ -232,6 +234,7 @@ class SIPServer:
                         self.release, self.remove)
             media.on_return = lambda: self.call_soon(self.hang_up, call, "its function returned")
             call.media = media
+            call.timer = SessionTimer(call, self.after, self.hang_up)
             call.session = sdp.LocalSession(
                 ip, media.port, lambda address: self.is_own(address, media.port))
             return call, self.negotiate(call, offer)

@@ -72,7 +72,7 @@ class Call:
         self.refresh_target(invite)
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
         self.unacked = None  # the Unacked of the last 2xx
-        self.media = self.session = None  # RTP and SDP side, given by the server
+        self.media = self.session = self.timer = None  # RTP, SDP, session timer: the server's
         self.began = None  # when it was answered, by the server's clock
 
     @property
@@ -132,8 +132,7 @@ class Call:
     def send_bye(self):
         """End the media and ask the other side to end the call."""
         self._end_media()
-        branch, data, next_hop = self.build_request("BYE")
-        self._request("BYE", branch, data, next_hop, self._on_bye_answer)
+        self.send_request("BYE", [], self._on_bye_answer)
 
     def _on_bye_answer(self, response):
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
@@ -152,7 +151,11 @@ class Call:
 
     # our own requests
 
-    def build_request(self, method, headers=(), body=b""):
+    def send_request(self, method, headers, on_final):
+        """Send a request in the dialog; on_final(response) has None for no answer in 64*T1."""
+        self._request(method, *self.build_request(method, headers), on_final)
+
+    def build_request(self, method, headers=()):
         """Return (branch, bytes, next hop as a URI) of a request in the dialog.
 
         RFC 3261 12.2.1.1: the next hop is the first route or the remote target, never the source
@@ -173,7 +176,7 @@ class Call:
         lines += [("Route", route) for route in routes]
         lines += [("From", self.local), ("To", self.remote), ("Call-ID", self.call_id),
                   ("CSeq", f"{self.local_cseq} {method}")]
-        data = serialize(f"{method} {uri} SIP/2.0", lines + list(headers), body)
+        data = serialize(f"{method} {uri} SIP/2.0", lines + list(headers))
         return branch, data, next_hop
 
 

@@ -1,7 +1,7 @@
 """What each SIP method does: one function of (server, request) and one row in METHODS.
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
-made of the table's keys.  Imports: sip_dialog, sip_message, sip_response.
+made of the table's keys.  Imports: sip_dialog, sip_message, sip_response, sip_session_timer.
 """
 
 import logging
@@ -9,10 +9,13 @@ import logging
 from sip_dialog import Unacked
 from sip_message import SIPError
 from sip_response import response_address
+from sip_session_timer import answer_expiry
 
 log = logging.getLogger(__name__)
 
 ACCEPT = ("Accept", "application/sdp")
+EXTENSIONS = ("timer",)  # the option tags we know
+SUPPORTED = ("Supported", ", ".join(EXTENSIONS))
 NOT_ALLOWED = frozenset("MESSAGE PRACK PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
 
 
@@ -26,6 +29,7 @@ def on_invite(server, request):
         raise SIPError(406, "", [ACCEPT])
     if server.is_full():
         raise SIPError(486, "")
+    answer_expiry(request)  # or its refusal, before anything is set up
     call, body = server.new_call(request)
     request.transaction.call = call
     server.calls.add(call)
@@ -38,16 +42,25 @@ def on_invite(server, request):
 
 def send_2xx(server, call, request, body, offered):
     """Answer an INVITE of a call with 200; offered: body is our offer, not our answer."""
-    headers = [("Contact", call.contact), ("Allow", ALLOW), ("Supported", ""), ACCEPT]
+    headers = [("Contact", call.contact), ("Allow", ALLOW), SUPPORTED, ACCEPT]
+    headers += start_timer(call, request)
     ok = server.respond(request, 200, "", headers, body, call.local_tag)
     unacked = Unacked(request.cseq[0], bytes(ok), response_address(request), offered)
     call.on("answer", unacked)
+
+
+def start_timer(call, request):
+    """Start the session timer a request settles; return the headers of its 2xx."""
+    expiry = answer_expiry(request)
+    call.timer.start(expiry)
+    return expiry.headers() if expiry else []
 
 
 def on_reinvite(server, request):
     call = call_of(server, request)
     server.respond(request, 100)
     offer = next_offer(call, request)
+    answer_expiry(request)
     body = server.negotiate(call, offer)
     call.refresh_target(request)
     send_2xx(server, call, request, body, offered=offer is None)
@@ -57,9 +70,11 @@ def on_update(server, request):
     """RFC 3311 5.2."""
     call = call_of(server, request)
     offer = next_offer(call, request)
+    answer_expiry(request)
     body = server.negotiate(call, offer) if offer is not None else b""
     call.refresh_target(request)
-    server.respond(request, 200, "", [("Contact", call.contact), ("Allow", ALLOW)], body)
+    headers = [("Contact", call.contact), ("Allow", ALLOW), SUPPORTED]
+    server.respond(request, 200, "", headers + start_timer(call, request), body)
 
 
 def next_offer(call, request):
@@ -110,7 +125,7 @@ def on_options(server, request):
     elif server.is_full():
         raise SIPError(486, "")  # RFC 3261 11.2: what an INVITE would get
     server.respond(request, 200, "", [("Allow", ALLOW), ACCEPT, ("Accept-Encoding", "identity"),
-                                      ("Accept-Language", "en"), ("Supported", "")])
+                                      ("Accept-Language", "en"), SUPPORTED])
 
 
 def on_info(server, request):

@@ -10,11 +10,11 @@ SIP_PORT = 5060  # where a Via or URI names no port
 REASONS = {
     100: "Trying", 180: "Ringing", 200: "OK", 400: "Bad Request", 405: "Method Not Allowed",
     406: "Not Acceptable", 415: "Unsupported Media Type", 416: "Unsupported URI Scheme",
-    420: "Bad Extension", 469: "Bad Info Package", 481: "Call/Transaction Does Not Exist",
-    482: "Loop Detected", 486: "Busy Here", 487: "Request Terminated",
-    488: "Not Acceptable Here", 489: "Bad Event", 491: "Request Pending",
-    500: "Server Internal Error", 501: "Not Implemented", 503: "Service Unavailable",
-    505: "Version Not Supported",
+    420: "Bad Extension", 422: "Session Interval Too Small", 469: "Bad Info Package",
+    481: "Call/Transaction Does Not Exist", 482: "Loop Detected", 486: "Busy Here",
+    487: "Request Terminated", 488: "Not Acceptable Here", 489: "Bad Event",
+    491: "Request Pending", 500: "Server Internal Error", 501: "Not Implemented",
+    503: "Service Unavailable", 505: "Version Not Supported",
 }
 
 

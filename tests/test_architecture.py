@@ -11,9 +11,10 @@ MAY_IMPORT = {
     "sip_message": "sip_utils", "sip_response": "sip_utils", "sip_transaction": "sip_utils",
     "sdp": "codec", "rtp": "codec sdp",
     "sip_dialog": "sip_response sip_transaction sip_utils",
-    "sip_methods": "sip_dialog sip_message sip_response",
-    "server": "config rtp sdp sip_dialog sip_message sip_methods sip_response sip_transaction "
-              "sip_utils",
+    "sip_session_timer": "sip_message sip_utils",
+    "sip_methods": "sip_dialog sip_message sip_response sip_session_timer",
+    "server": "config rtp sdp sip_dialog sip_message sip_methods sip_response sip_session_timer "
+              "sip_transaction sip_utils",
 }
 
 

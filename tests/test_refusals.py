@@ -17,7 +17,7 @@ class Refused(unittest.TestCase):
         ok = self.trunk.send(options)[-1]
         self.assertEqual((ok.status, ok.headers_all("Allow")), (200, list(METHODS)))
         self.assertEqual([ok.header(name) for name in ("Accept", "Accept-Encoding", "Supported")],
-                         ["application/sdp", "identity", ""])
+                         ["application/sdp", "identity", "timer"])
         self.assertEqual(len(self.server.calls), 0)
 
     def test_a_method_we_know_is_405_with_allow_and_another_501(self):

@@ -1,0 +1,166 @@
+"""Session timers: who refreshes, when a call is given up, and that refreshes disturb nothing."""
+
+import unittest
+
+from tests.support import OFFER, Trunk, offer
+
+CUCM = ["Supported: timer,resource-priority,replaces", "Supported: X-cisco-srtp-fallback",
+        "Session-Expires:  1800", "Min-SE:  1800"]
+
+
+class Timed(unittest.TestCase):
+    def setUp(self):
+        self.trunk = Trunk(RTP_TIMEOUT="0")
+        self.cseq = 0
+
+    def say(self, method, headers, to_tag="", **parts):
+        self.cseq += 1
+        ok = self.trunk.say(method, self.cseq, headers=headers, to_tag=to_tag, **parts)[-1]
+        if method == "INVITE" and ok.status == 200:
+            self.trunk.say("ACK", self.cseq, to_tag=ok.to_tag)
+        return ok
+
+    def invite(self, headers=CUCM):
+        return self.say("INVITE", headers, body=OFFER)
+
+    def respond(self, request, status, *lines):
+        """Answer a request of the server's."""
+        copied = [f"{name}: {request.header(name)}" for name in ("Via", "Call-ID", "CSeq")]
+        return self.trunk.send("\r\n".join(
+            [f"SIP/2.0 {status} x", *copied, *lines, "", ""]).encode())
+
+    def assert_ended_at(self, seconds):
+        self.assertEqual(self.trunk.advance(seconds - 1), [])
+        sent = self.trunk.advance(2)
+        self.assertEqual([m.method() for _, m in sent][:1], ["BYE"])
+
+
+class Negotiated(Timed):
+    def test_the_caller_refreshes_where_it_can(self):
+        ok = self.invite()
+        self.assertEqual((ok.header("Session-Expires"), ok.header("Require"),
+                          ok.header("Supported")), ("1800;refresher=uac", "timer", "timer"))
+
+    def test_without_session_expires_there_is_no_timer(self):
+        ok = self.invite(["Supported: timer", "Min-SE: 90"])
+        self.assertIsNone(ok.header("Session-Expires"))
+        self.assertEqual(self.trunk.advance(100000), [])
+
+    def test_every_row_of_who_refreshes(self):
+        # RFC 4028 table 2: the request's Supported and refresher, the response's refresher
+        for supported, asked, told in (("timer", "", "uac"), ("timer", ";refresher=uac", "uac"),
+                                       ("timer", ";Refresher=UAS", "uas"), ("", "", "uas")):
+            with self.subTest((supported, asked)):
+                self.setUp()
+                ok = self.invite([f"Supported: {supported}", f"x: 600{asked}", "Allow: UPDATE"])
+                self.assertEqual(ok.header("Session-Expires"), f"600;refresher={told}")
+                self.assertEqual(ok.header("Require"), "timer" if told == "uac" else None)
+
+    def test_where_we_should_refresh_and_update_is_not_allowed_there_is_no_timer(self):
+        ok = self.invite(["Session-Expires: 600", "Allow: INVITE, BYE"])
+        self.assertIsNone(ok.header("Session-Expires"))
+
+    def test_require_timer_is_understood(self):
+        self.assertEqual(self.invite([*CUCM, "Require: timer"]).status, 200)
+
+    def test_an_interval_too_small_is_422_with_min_se(self):
+        refused = self.invite(["Supported: timer", "Session-Expires: 89"])
+        self.assertEqual((refused.status, refused.header("Min-SE")), (422, "90"))
+        self.assertEqual(self.trunk.server.media_made, [])
+        self.assertEqual(self.invite(["Supported: timer", "Session-Expires: 90"]).status, 200)
+
+    def test_a_malformed_interval_is_400(self):
+        self.assertEqual(self.invite(["Session-Expires: soon"]).status, 400)
+
+
+class Expired(Timed):
+    def test_a_caller_that_never_refreshes_is_cleared_before_the_end(self):
+        self.invite()
+        self.assert_ended_at(1800 - 32)
+
+    def test_a_short_session_is_cleared_at_two_thirds(self):
+        self.invite(["Supported: timer", "Session-Expires: 90"])
+        self.assert_ended_at(60)
+
+    def test_refreshes_by_update_and_reinvite_keep_the_call_and_its_media(self):
+        ok = self.invite()
+        call = next(iter(self.trunk.server.calls))
+        flows = len(call.media.flows)
+        for turn in range(40):
+            self.assertEqual(self.trunk.advance(900), [])
+            method, body = (("UPDATE", b""), ("INVITE", OFFER))[turn % 2]
+            again = self.say(method, [*CUCM[:2], "Session-Expires: 1800;refresher=uac"],
+                             ok.to_tag, body=body)
+            self.assertEqual(again.header("Session-Expires"), "1800;refresher=uac")
+            if body:
+                self.assertEqual(again.body, ok.body)
+        self.assertEqual(len({str(flow.agreement) for flow in call.media.flows}), 1)
+        self.assertGreater(len(call.media.flows), flows)
+        self.assert_ended_at(1800 - 32)
+
+    def test_a_refresh_without_session_expires_ends_the_timer(self):
+        ok = self.invite()
+        self.say("UPDATE", ["Supported: timer"], ok.to_tag)
+        self.assertEqual(self.trunk.advance(100000), [])
+
+    def test_a_refused_refresh_changes_nothing(self):
+        ok = self.invite()
+        for status, seconds, body in ((422, 10, b""), (488, 7200, offer(formats="18"))):
+            refused = self.say("UPDATE", ["Supported: timer", f"Session-Expires: {seconds}"],
+                               ok.to_tag, body=body)
+            self.assertEqual(refused.status, status)
+        self.assert_ended_at(1800 - 32)
+
+    def test_after_the_end_no_timer_does_anything(self):
+        ok = self.invite()
+        self.say("BYE", [], ok.to_tag)
+        self.assertEqual(self.trunk.advance(4000), [])
+
+
+class Ours(Timed):
+    """The caller asks us to refresh."""
+
+    def setUp(self):
+        super().setUp()
+        self.invite(["Supported: timer", "Session-Expires: 600;refresher=uas", "Allow: UPDATE"])
+
+    def refresh(self):
+        self.assertEqual(self.trunk.advance(299), [])
+        self.trunk.advance(1)
+        return self.trunk.last()
+
+    def test_we_refresh_by_update_without_sdp_at_half_time(self):
+        for _ in range(3):
+            update = self.refresh()
+            self.assertEqual((update.method(), update.header("Session-Expires"), update.body),
+                             ("UPDATE", "600;refresher=uac", b""))
+            self.assertIsNotNone(update.header("Contact"))
+            self.respond(update, 200, "Session-Expires: 600;refresher=uac", "Require: timer")
+
+    def test_a_2xx_without_session_expires_ends_the_timer(self):
+        for line in ("X: y", "Session-Expires: soon"):
+            self.setUp()
+            self.respond(self.refresh(), 200, line)
+            self.assertEqual(self.trunk.advance(100000), [])
+
+    def test_422_makes_the_interval_longer(self):
+        self.respond(self.refresh(), 422, "Min-SE: 1200")
+        again = self.trunk.last()
+        self.assertEqual((again.method(), again.header("Session-Expires")),
+                         ("UPDATE", "1200;refresher=uac"))
+
+    def test_481_or_no_answer_ends_the_call(self):
+        self.respond(self.refresh(), 481)
+        self.assertEqual(self.trunk.last().method(), "BYE")
+        self.setUp()
+        self.refresh()
+        self.trunk.advance(33)
+        self.assertEqual(self.trunk.last().method(), "BYE")
+
+    def test_another_refusal_ends_it_when_the_session_expires(self):
+        self.respond(self.refresh(), 500)
+        self.assert_ended_at(600 - 32 - 300)
+
+
+if __name__ == "__main__":
+    unittest.main()
