@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
+DSCP_RTP = 46  # EF, RFC 4594
 WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
 
@@ -76,6 +77,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
             try:
                 sock.bind((ip, port))
                 _wake_every(sock, WAKE_SECONDS)
+                set_dscp(sock, DSCP_RTP)
                 return sock
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
@@ -84,6 +86,14 @@ def open_rtp_socket(ip, start, end=None, first=None):
     except BaseException:
         sock.close()
         raise
+
+
+def set_dscp(sock, dscp):
+    """Mark what a socket sends with a DSCP, where the system lets us."""
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+    except OSError as error:
+        log.debug("DSCP %d not set: %s", dscp, error)
 
 
 def _wake_every(sock, seconds):

@@ -22,7 +22,7 @@ import rtp
 import sdp
 from sip_dialog import Call, CallTable, hop_address
 from sip_message import SIPError, SIPMessage
-from sip_methods import ALLOW, EXTENSIONS, METHODS, NOT_ALLOWED, send_2xx
+from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD, send_2xx
 from sip_response import SIPResponse, response_address, serialize
 from sip_session_timer import SessionTimer
 from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
@@ -31,6 +31,7 @@ from sip_utils import new_branch, new_tag
 log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
+DSCP_SIP = 24  # CS3, RFC 4594
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 
 
@@ -58,6 +59,7 @@ class SIPServer:
         """Bind the SIP port. Raises OSError."""
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # what bursts need
+        rtp.set_dscp(self.sock, DSCP_SIP)
         self.sock.bind((self.config.bind_ip, self.config.sip_port))
         self.port = self.sock.getsockname()[1]
 
@@ -173,7 +175,7 @@ class SIPServer:
             if self.transactions.is_merged(request):
                 raise SIPError(482, "")
             unsupported = [option for option in request.headers_all("Require")
-                           if option.lower() not in EXTENSIONS]
+                           if option.lower() not in UNDERSTOOD]
             if unsupported:
                 raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
             if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:

@@ -14,9 +14,10 @@ from sip_session_timer import answer_expiry
 log = logging.getLogger(__name__)
 
 ACCEPT = ("Accept", "application/sdp")
-EXTENSIONS = ("timer",)  # the option tags we know
-SUPPORTED = ("Supported", ", ".join(EXTENSIONS))
-NOT_ALLOWED = frozenset("MESSAGE PRACK PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
+SUPPORTED = ("Supported", "timer")
+# Whoever requires 100rel gets a 200 at once: RFC 3262 binds only the 18x that we do not send.
+UNDERSTOOD = ("timer", "100rel")
+NOT_ALLOWED = frozenset("MESSAGE PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
 
 
 def on_invite(server, request):
@@ -143,6 +144,10 @@ def on_notify(server, request):
     server.respond(request, 200)
 
 
+def on_prack(server, request):
+    raise SIPError(481, "")  # RFC 3262 3: it acknowledges no 18x of ours
+
+
 def call_of(server, request):
     """Return the call an in-dialog request belongs to, its CSeq checked. Raises SIPError."""
     call = server.calls.find(request)
@@ -158,5 +163,6 @@ def call_of(server, request):
 METHODS = {
     "INVITE": on_invite, "ACK": on_ack, "BYE": on_bye, "CANCEL": on_cancel,
     "OPTIONS": on_options, "UPDATE": on_update, "INFO": on_info, "NOTIFY": on_notify,
+    "PRACK": on_prack,
 }
 ALLOW = ", ".join(METHODS)

@@ -19,7 +19,7 @@ class SetUp(unittest.TestCase):
         self.assertEqual(trying.header("Timestamp"), "12.5")
         self.assertEqual(ok.header("Contact"), "<sip:1000@192.0.2.1:5060>")
         self.assertEqual(ok.headers_all("Allow"), "INVITE ACK BYE CANCEL OPTIONS UPDATE INFO "
-                         "NOTIFY".split())
+                         "NOTIFY PRACK".split())
         for name in ("Supported", "Accept", "Server"):
             self.assertIsNotNone(ok.header(name), name)
         self.assertIn(b"m=audio 20000 RTP/AVP 8 101\r\n", ok.body)

@@ -21,7 +21,7 @@ class Refused(unittest.TestCase):
         self.assertEqual(len(self.server.calls), 0)
 
     def test_a_method_we_know_is_405_with_allow_and_another_501(self):
-        for method in ("REGISTER", "SUBSCRIBE", "MESSAGE", "PUBLISH", "REFER", "PRACK"):
+        for method in ("REGISTER", "SUBSCRIBE", "MESSAGE", "PUBLISH", "REFER"):
             refused = self.trunk.say(method)[-1]
             self.assertEqual((refused.status, refused.headers_all("Allow")), (405, list(METHODS)))
         self.assertEqual(self.trunk.say("FOOBAR")[-1].status, 501)
@@ -36,6 +36,12 @@ class Refused(unittest.TestCase):
             self.trunk.say("INVITE", headers=["Require: \x1b[31m\u00e9"])
         self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 refused: "
                          "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'")
+
+    def test_whoever_requires_100rel_gets_a_200_at_once_and_481_to_a_prack(self):
+        answers = self.trunk.say("INVITE", body=OFFER, headers=["Require: 100rel"])
+        self.assertEqual(statuses(answers), [100, 200])
+        prack = self.trunk.say("PRACK", 2, to_tag=answers[1].to_tag, headers=["RAck: 1 1 INVITE"])
+        self.assertEqual(statuses(prack), [481])
 
     def test_proxy_require_is_for_proxies(self):
         self.assertEqual(self.trunk.say("OPTIONS", headers=["Proxy-Require: x"])[-1].status, 200)

@@ -55,6 +55,10 @@ class Ports(unittest.TestCase):
             with open_rtp_socket(A, 40010, 40014, first=40014) as two:
                 self.assertEqual(two.getsockname()[1], 40010)
 
+    def test_the_socket_marks_its_packets_expedited_forwarding(self):
+        with open_rtp_socket(A, 40030, 40038) as sock:
+            self.assertEqual(sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS), 0xB8)
+
     def test_an_address_that_is_not_ours_raises_at_once(self):
         with self.assertRaises(OSError) as caught:
             open_rtp_socket("192.0.2.1", 40020, 49998)
