@@ -3,7 +3,7 @@ WORKDIR /app
 COPY *.py ./
 # 100 calls: Docker sets up every published port by itself, so a small range starts faster
 ENV BIND_IP=0.0.0.0 RTP_PORT_START=16384 RTP_PORT_END=16583 PYTHONDONTWRITEBYTECODE=1
-EXPOSE 5060/udp 16384-16583/udp
+EXPOSE 5060/udp 5060/tcp 16384-16583/udp
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2s CMD ["python", "server.py", "--ping"]

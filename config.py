@@ -41,7 +41,7 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("BIND_IP", "127.0.0.1", address, "IPv4 address to listen on; 0.0.0.0 is all of them"),
     ("ADVERTISED_IP", "", host_address,
      "IPv4 address that callers are told to send to; unset: the one that faces the caller"),
-    ("SIP_PORT", "5060", number(0, 65535), "UDP port for SIP; 0 is any free one"),
+    ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),

@@ -1,14 +1,13 @@
 """RTP: packets, the socket of a call, the session its thread serves, and the echo (RFC 3550).
 
 RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
-(`stop`), the RTP thread does all the rest and closes the socket.  Imports: codec, sdp (to read
-the description `rtp_echo_server` is given).
+(`stop`), the RTP thread does all the rest and closes the socket.  Imports: net, sdp (to
+read the description `rtp_echo_server` is given).
 """
 
 import errno
 import itertools
 import logging
-import os
 import secrets
 import socket
 import struct
@@ -16,13 +15,13 @@ import threading
 from typing import NamedTuple
 
 import sdp
+from net import DSCP_RTP, set_dscp, wake_every
 
 log = logging.getLogger(__name__)
 
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
-DSCP_RTP = 46  # EF, RFC 4594
 WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
 
@@ -76,7 +75,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
         for port in itertools.chain(ports[skip:], ports[:skip]):
             try:
                 sock.bind((ip, port))
-                _wake_every(sock, WAKE_SECONDS)
+                wake_every(sock, WAKE_SECONDS)
                 set_dscp(sock, DSCP_RTP)
                 return sock
             except OSError as error:
@@ -86,23 +85,6 @@ def open_rtp_socket(ip, start, end=None, first=None):
     except BaseException:
         sock.close()
         raise
-
-
-def set_dscp(sock, dscp):
-    """Mark what a socket sends with a DSCP, where the system lets us."""
-    try:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-    except OSError as error:
-        log.debug("DSCP %d not set: %s", dscp, error)
-
-
-def _wake_every(sock, seconds):
-    """Let a blocking recv return now and then, by the kernel: settimeout costs a poll a packet."""
-    if os.name == "posix":
-        whole, part = int(seconds), int(seconds % 1 * 1000000)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
-    else:
-        sock.settimeout(seconds)
 
 
 class StreamClosed(Exception):

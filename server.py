@@ -20,18 +20,19 @@ import time
 import config
 import rtp
 import sdp
-from sip_dialog import Call, CallTable, hop_address
+from net import DSCP_SIP, local_address, set_dscp
+from sip_dialog import Call, CallTable, hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD, send_2xx
-from sip_response import SIPResponse, response_address, serialize
+from sip_response import SIPResponse, TCPHop, response_address, serialize
 from sip_session_timer import SessionTimer
+from sip_tcp import TCPTransport
 from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
 
 log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
-DSCP_SIP = 24  # CS3, RFC 4594
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 
 
@@ -51,17 +52,29 @@ class SIPServer:
         self._timers = sched.scheduler(clock, lambda seconds: None)
         self.transactions = ServerTransactions(self.send, self.after)
         self.requests = ClientTransactions(self.send, self.after)
+        self.tcp = TCPTransport(self.call_soon, self.receive)
         self._next_rtp_port = None
 
     # The loop
 
     def open(self):
-        """Bind the SIP port. Raises OSError."""
+        """Bind the SIP port, UDP and TCP. Raises OSError."""
+        for attempt in range(20):
+            try:
+                self._bind()
+                return
+            except OSError:
+                self.sock.close()
+                if self.config.sip_port or attempt == 19:
+                    raise  # only where any port will do, the next may be free for both
+
+    def _bind(self):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # what bursts need
-        rtp.set_dscp(self.sock, DSCP_SIP)
+        set_dscp(self.sock, DSCP_SIP)
         self.sock.bind((self.config.bind_ip, self.config.sip_port))
         self.port = self.sock.getsockname()[1]
+        self.tcp.listen(self.config.bind_ip, self.port)
 
     def serve_forever(self):
         """Serve until `stop` has ended the last call; then close everything."""
@@ -74,6 +87,7 @@ class SIPServer:
         finally:
             for call in self.calls:
                 call.media.stop()
+            self.tcp.close()
             self.sock.close()
 
     def run_due(self):
@@ -133,16 +147,20 @@ class SIPServer:
     # Messages in and out
 
     def send(self, data, address):
+        """Send a message to an (ip, port) over UDP, or a TCPHop."""
         log.debug("to %s:%d %r", address[0], address[1], data)
+        if isinstance(address, TCPHop):
+            self.tcp.send(data, address)
+            return
         try:
             self.sock.sendto(data, address)
         except OSError as error:
             log.warning("nothing can be sent to %s:%d: %s", address[0], address[1], error)
 
-    def receive(self, data, address):
-        """Take one datagram: drop it, or give it to whom it concerns, or answer it."""
+    def receive(self, data, address, connection=None):
+        """Take one message: drop it, or give it to whom it concerns, or answer it."""
         log.debug("from %s:%d %r", address[0], address[1], data)
-        message = SIPMessage(data, address)
+        message = SIPMessage(data, address, connection)
         if not message.valid:
             log.debug("dropped: not SIP")
         elif message.is_response():
@@ -201,10 +219,14 @@ class SIPServer:
                  error.status, response.reason,
                  "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
-    def request(self, method, branch, data, next_hop, on_final):
+    def request(self, call, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""
         def go(address):
-            self.requests.send(method, branch, data, address, on_final)
+            reliable = hop_transport(next_hop, call.transport) == "TCP"
+            if reliable:
+                kept = call.invite.connection  # the one the call came by, if it leads there
+                address = TCPHop(*address, kept if kept and kept.address[0] == address[0] else None)
+            self.requests.send(method, branch, data, address, on_final, reliable)
 
         def look_up(host, port):
             try:
@@ -266,8 +288,9 @@ class SIPServer:
             raise SIPError(486, "") from None
         call.began = self.clock()
         source, flow = call.invite.source, call.media.flow
-        log.info("call from %r to %r began: SIP %s:%d, RTP port %d, theirs %s", call.caller,
-                 call.called, source[0], source[1], call.media.port, flow.remote or "not known yet")
+        log.info("call from %r to %r began: SIP/%s %s:%d, RTP port %d, theirs %s", call.caller,
+                 call.called, call.transport, source[0], source[1], call.media.port,
+                 flow.remote or "not known yet")
         send_2xx(self, call, call.invite, body, offered=not flow.formats)
         if self.config.rtp_timeout:
             self.watch(call, 0, call.began)
@@ -360,16 +383,6 @@ def refusal(error, agent):
     return SIPError(488, "", [("Warning", f'{error.warning} {agent} "{text}"')])
 
 
-def local_address(ip):
-    """Return the address of this machine that faces ip (nothing is sent)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((ip, 9))
-            return probe.getsockname()[0]
-        except OSError:
-            return "127.0.0.1"
-
-
 def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
     ip = settings.reach_ip
@@ -429,7 +442,7 @@ def main(media=rtp.echo, argv=None):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     here = server.address_towards("192.0.2.1")  # some other machine (RFC 5737): the LAN's address
-    log.info("listening on UDP %s:%d; call sip:echo@%s:%d",
+    log.info("listening on UDP and TCP %s:%d; call sip:echo@%s:%d",
              settings.bind_ip, server.port, here, server.port)
     server.serve_forever()
     log.info("stopped")

@@ -53,12 +53,13 @@ class Call:
 
     invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
     What the dialog acts by: send(data, address); after(seconds, function, *args);
-    request(method, branch, data, next_hop, on_final); release(call), once, when the media are to
-    end; remove(call), when the dialog has ended too.
+    request(call, method, branch, data, next_hop, on_final); release(call), once, when the media
+    are to end; remove(call), when the dialog has ended too.
     """
 
     def __init__(self, invite, host, send, after, request, release, remove):
         self.state, self.why = "proceeding", ""
+        self.transport = "UDP" if invite.connection is None else "TCP"
         self.invite, self.host = invite, host
         self._send, self._after, self._request = send, after, request
         self._release, self._remove = release, remove
@@ -88,7 +89,8 @@ class Call:
     def contact(self):
         """Our Contact: the user that was called, where that needs no escaping, at our address."""
         user = parse_uri(self.invite.uri).user
-        return f"<sip:{user}@{self.host}>" if PLAIN_USER.fullmatch(user) else f"<sip:{self.host}>"
+        user = f"{user}@" if PLAIN_USER.fullmatch(user) else ""
+        return f"<sip:{user}{self.host}{';transport=tcp' if self.transport == 'TCP' else ''}>"
 
     def on(self, event, *args, why=""):
         """Move by TRANSITIONS and act; return whether the event had a row in this state."""
@@ -153,7 +155,7 @@ class Call:
 
     def send_request(self, method, headers, on_final):
         """Send a request in the dialog; on_final(response) has None for no answer in 64*T1."""
-        self._request(method, *self.build_request(method, headers), on_final)
+        self._request(self, method, *self.build_request(method, headers), on_final)
 
     def build_request(self, method, headers=()):
         """Return (branch, bytes, next hop as a URI) of a request in the dialog.
@@ -171,7 +173,8 @@ class Call:
             next_hop = uri
         self.local_cseq += 1
         branch = new_branch()
-        lines = [("Via", f"SIP/2.0/UDP {self.host};branch={branch};rport"),
+        transport = hop_transport(next_hop, self.transport)
+        lines = [("Via", f"SIP/2.0/{transport} {self.host};branch={branch};rport"),
                  ("Max-Forwards", "70")]
         lines += [("Route", route) for route in routes]
         lines += [("From", self.local), ("To", self.remote), ("Call-ID", self.call_id),
@@ -186,6 +189,15 @@ def is_loose(uri):
         return "lr" in parse_uri(uri).params
     except ValueError:
         return True
+
+
+def hop_transport(uri, default):
+    """Return "UDP" or "TCP": what a URI asks for, else default, what the call came by."""
+    try:
+        wanted = parse_uri(uri).params.get("transport", default).upper()
+    except ValueError:
+        wanted = default
+    return "TCP" if wanted == "TCP" else "UDP"
 
 
 def hop_address(uri):

@@ -42,14 +42,15 @@ class SIPError(Exception):
 class SIPMessage:
     """A request or response.
 
-    raw: str or bytes, one datagram. source: (ip, port) it came from, or None.
+    raw: str or bytes, one datagram. source: (ip, port) it came from, or None. connection: the TCP
+    connection it came by, or None for UDP.
     Fields: `uri` (Request-URI), `status`, `reason`, `body` (bytes), `start_line`.
     """
 
-    def __init__(self, raw, source=None):
+    def __init__(self, raw, source=None, connection=None):
         if isinstance(raw, str):
             raw = raw.encode("utf-8", "surrogatepass")
-        self.source = source
+        self.source, self.connection = source, connection
         self.transaction = None  # the server transaction, once there is one
         self.valid, self.uri, self.status, self.reason, self.version = False, "", 0, "", ""
         self._method, self._defect = "", ""
@@ -169,6 +170,8 @@ class SIPMessage:
                 return "Headers in the Request-URI"  # RFC 3261 19.1.1
         except ValueError as error:
             return f"Malformed {where}: {error}"
+        if self.connection and self.header("Content-Length") is None:
+            return "Missing Content-Length header"  # RFC 3261 18.3: over TCP it is mandatory
         hops = self.header("Max-Forwards", "70")
         if not DIGITS.fullmatch(hops) or int(hops) > 255:
             return "Malformed Max-Forwards"

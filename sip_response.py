@@ -3,6 +3,8 @@
 Imports: sip_utils.
 """
 
+from typing import NamedTuple
+
 from sip_utils import split_outside, stable_tag
 
 SERVER = "sip-rtp-server"
@@ -102,15 +104,25 @@ def stamped_vias(request):
     return [";".join([first] + kept)] + vias[1:]
 
 
-def response_address(request):
-    """Return the (ip, port) a response over UDP goes to (RFC 3261 18.2.2, RFC 3581 4).
+class TCPHop(NamedTuple):
+    """Where something goes over TCP: by a connection, or to (ip, port) where that is gone."""
 
-    That is the source's IP with the port of the Via, not the source's port: IOS and CUBE send
-    from ephemeral ports they do not listen on. Only rport asks for the source port.
+    ip: str
+    port: int
+    connection: object = None
+
+
+def response_address(request):
+    """Return where a response goes (RFC 3261 18.2.2, RFC 3581 4): (ip, port), or a TCPHop.
+
+    Over UDP that is the source's IP with the port of the Via, not the source's port: IOS and CUBE
+    send from ephemeral ports they do not listen on. Only rport asks for the source port.
     """
     ip, port = request.source[:2]
     try:
         via = request.via
+        if "rport" not in via.params or request.connection:
+            port = via.port or SIP_PORT
     except ValueError:
-        return ip, port  # no Via to go by: where it came from
-    return ip, (port if "rport" in via.params else via.port or SIP_PORT)
+        pass  # no Via to go by: where it came from
+    return TCPHop(ip, port, request.connection) if request.connection else (ip, port)

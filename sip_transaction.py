@@ -59,8 +59,9 @@ class ServerTransaction:
             self._after(TIMEOUT, self._terminate)  # timer L
         else:
             self.state = "completed"
-            self._after(TIMEOUT, self._terminate)  # timer H, or J
-            if self.invite:
+            reliable = self.request.connection is not None
+            self._after(0 if reliable and not self.invite else TIMEOUT, self._terminate)  # J, or H
+            if self.invite and not reliable:
                 resend_while(lambda: self.state == "completed", self._repeat, self._after)  # G
         self._repeat()
 
@@ -73,7 +74,7 @@ class ServerTransaction:
         """Take an ACK; return whether it was for us and not for the dialog."""
         if self.state == "completed":
             self.state = "confirmed"
-            self._after(T4, self._terminate)  # timer I
+            self._after(T4 if self.request.connection is None else 0, self._terminate)  # I
         return self.state == "confirmed"
 
     def _terminate(self):
@@ -163,13 +164,17 @@ class ClientTransactions:
     def __len__(self):
         return len(self._waiting)
 
-    def send(self, method, branch, data, address, on_final):
-        """Send a request; on_final(response) is called once, with None after 64*T1 of silence."""
+    def send(self, method, branch, data, address, on_final, reliable=False):
+        """Send a request; on_final(response) is called once, with None after 64*T1 of silence.
+
+        reliable: the transport resends by itself.
+        """
         key = branch, method
         self._waiting[key] = on_final
         self._send(data, address)
-        resend_while(lambda: key in self._waiting,  # timer E
-                     lambda: self._send(data, address), self._after)
+        if not reliable:
+            resend_while(lambda: key in self._waiting,  # timer E
+                         lambda: self._send(data, address), self._after)
         self._after(TIMEOUT, self._finish, key, None)  # timer F
 
     def on_response(self, response):

@@ -7,14 +7,14 @@ import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
-    "codec": "", "config": "", "sip_utils": "",
+    "codec": "", "config": "", "net": "", "sip_utils": "",
     "sip_message": "sip_utils", "sip_response": "sip_utils", "sip_transaction": "sip_utils",
-    "sdp": "codec", "rtp": "codec sdp",
+    "sdp": "codec", "rtp": "net sdp", "sip_tcp": "net",
     "sip_dialog": "sip_response sip_transaction sip_utils",
     "sip_session_timer": "sip_message sip_utils",
     "sip_methods": "sip_dialog sip_message sip_response sip_session_timer",
-    "server": "config rtp sdp sip_dialog sip_message sip_methods sip_response sip_session_timer "
-              "sip_transaction sip_utils",
+    "server": "config net rtp sdp sip_dialog sip_message sip_methods sip_response "
+              "sip_session_timer sip_tcp sip_transaction sip_utils",
 }
 
 

@@ -18,7 +18,7 @@ class Dialog(unittest.TestCase):
     def call(self, headers=CONTACT):
         return Call(SIPMessage(INVITE.format(headers)), "192.0.2.1:5060",
                     lambda *args: self.sent.append(args), lambda *args: self.timers.append(args),
-                    lambda *args: self.requests.append(args), self.released.append,
+                    lambda call, *args: self.requests.append(args), self.released.append,
                     self.removed.append)
 
     def answered(self):

@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 SERVER_IP, SIPP_IP, RELAY_IP = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
             "espeak-ng": "espeak-ng", "linphonec": "linphone-cli"}  # of Debian
-LISTENING = re.compile(r"listening on UDP [\d.]+:(\d+)")
+LISTENING = re.compile(r"listening on UDP and TCP [\d.]+:(\d+)")
 BEGAN = re.compile(r"call from '(.*)' to '.*' began")
 ENDED = re.compile(r"call from '(.*)' to '.*' ended after [\d.]+ s: (.*); "
                    r"RTP packets (\d+) in, (\d+) out")

@@ -1,0 +1,267 @@
+"""SIP over TCP: framing, and connections that only frame; what a message means is not known here.
+
+Each connection has a thread that reads; the SIP thread sends, and never waits for a peer that
+does not read.  Imports: net.
+"""
+
+import logging
+import re
+import socket
+import threading
+
+from net import DSCP_SIP, set_dscp, wake_every
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 65535  # bytes, as much as a datagram
+MAX_CONNECTIONS = 500
+HALF_SECONDS = 32  # how long a message that has begun may take to arrive; 64*T1
+CONNECT_SECONDS = 5
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+CONTENT_LENGTH = re.compile(rb"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})[ \t]*\r?$",
+                            re.IGNORECASE | re.MULTILINE)
+
+
+class FramingError(ValueError):
+    """The stream can't be cut into messages. `head`: what can still be answered, or b""."""
+
+    def __init__(self, reason, head=b""):
+        super().__init__(reason)
+        self.head = head
+
+
+class Framer:
+    """Cuts a stream of bytes into SIP messages by their Content-Length (RFC 3261 18.3)."""
+
+    def __init__(self):
+        self._buffer = bytearray()
+        self._searched = 0  # so far there is no blank line
+        self._end = 0  # of the message, once its head is there
+
+    @property
+    def half(self):
+        """True while a message has begun and is not complete."""
+        return bool(self._buffer)
+
+    def feed(self, data):
+        """Yield each message (bytes) that data completes, b"" for a keepalive of two CRLFs.
+
+        Raises FramingError; nothing can be read after that.
+        """
+        self._buffer += data
+        while self._buffer:
+            if self._buffer[:4] == b"\r\n\r\n":
+                yield b""  # RFC 5626 3.5.1
+            if self._buffer[0] in b"\r\n":
+                self._buffer = self._buffer.lstrip(b"\r\n")
+                continue
+            if not self._end and not self._find_end():
+                return
+            if len(self._buffer) < self._end:
+                return
+            message = bytes(self._buffer[:self._end])
+            del self._buffer[:self._end]
+            self._searched = self._end = 0
+            yield message
+
+    def _find_end(self):
+        match = BLANK_LINE.search(self._buffer, max(0, self._searched - 3))
+        self._searched = len(self._buffer)
+        if match is None:
+            if self._searched > MAX_MESSAGE:
+                raise FramingError("headers without end")
+            return False
+        head = bytes(self._buffer[:match.end()])
+        length = CONTENT_LENGTH.search(head)
+        if length is None:
+            raise FramingError("no Content-Length", head)
+        self._end = match.end() + int(length.group(1))
+        if self._end > MAX_MESSAGE:
+            raise FramingError("message too large", head)
+        return True
+
+
+class Connection:
+    """One TCP connection and the thread that reads it.
+
+    address: the peer's (ip, port). sock: connected, or None to connect to address first.
+    on_message(data, connection) and on_end(connection) are called from the thread, on_end last.
+    """
+
+    def __init__(self, address, on_message, on_end, sock=None):
+        self.address, self._sock = address, sock
+        self._on_message, self._on_end = on_message, on_end
+        self._lock = threading.Lock()  # guards _sock and _pending
+        self._pending = [] if sock is None else None  # None once connected
+        self.open = True
+
+    def start(self):
+        """Begin to read. Raises RuntimeError where no thread can be had."""
+        threading.Thread(target=self._run, daemon=True, name=f"tcp-{self.address[0]}").start()
+
+    def send(self, data):
+        """Send a message now, or once connected; a peer that does not read is cut off."""
+        with self._lock:
+            if not self.open:
+                return
+            if self._pending is not None:
+                self._pending.append(data)
+                return
+            try:
+                if self._sock.send(data, getattr(socket, "MSG_DONTWAIT", 0)) == len(data):
+                    return
+                reason = "it does not read"
+            except OSError as error:
+                reason = error
+        log.warning("connection with %s:%d: given up: %s", *self.address, reason)
+        self.stop()
+
+    def stop(self):
+        """Send and read no more: the thread wakes and ends."""
+        with self._lock:
+            self.open = False
+            try:
+                if self._sock is not None:
+                    self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                log.debug("%s:%d: %s", *self.address, error)
+
+    def close(self):
+        """Close the socket, once the thread has ended."""
+        with self._lock:
+            self.open = False
+            if self._sock is not None:
+                self._sock.close()
+
+    def _run(self):
+        try:
+            if self._sock is None:
+                self._connect()
+            self._read()
+        except OSError as error:
+            log.warning("connection with %s:%d: %s", *self.address, error)
+        except FramingError as error:
+            log.warning("connection with %s:%d: %s", *self.address, error)
+            if error.head:
+                self._on_message(error.head, self)  # for a 400
+        finally:
+            self._on_end(self)
+
+    def _connect(self):
+        sock = socket.create_connection(self.address, CONNECT_SECONDS)
+        sock.settimeout(None)
+        with self._lock:
+            self._sock, pending, self._pending = sock, self._pending, None
+        for data in pending:
+            self.send(data)
+
+    def _read(self):
+        wake_every(self._sock, HALF_SECONDS)
+        framer = Framer()
+        while self.open:
+            try:
+                data = self._sock.recv(65536)
+            except (BlockingIOError, socket.timeout):
+                if framer.half:
+                    raise FramingError("half a message and no more") from None
+                continue
+            if not data:
+                return
+            for message in framer.feed(data):
+                if message:
+                    self._on_message(message, self)
+                else:
+                    self.send(b"\r\n")
+
+
+class TCPTransport:
+    """Every TCP connection, and the socket that listens for more.
+
+    post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
+    message there. All methods belong to the SIP thread.
+    """
+
+    def __init__(self, post, receive):
+        self._post, self._receive = post, receive
+        self._listener, self._connections = None, {}
+        self._closing = threading.Event()
+
+    def __len__(self):
+        return len(self._connections)
+
+    def listen(self, ip, port):
+        """Listen at ip:port and take connections in a thread. Raises OSError, RuntimeError."""
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind((ip, port))
+            self._listener.listen(128)
+        except OSError:
+            self._listener.close()
+            raise
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True,
+                         name="tcp-listener").start()
+
+    def send(self, data, hop):
+        """Send over a TCPHop's connection, or one to its address; opened where there is none."""
+        connection = hop.connection
+        if connection is None or not connection.open:
+            connection = self._connections.get((hop.ip, hop.port))
+        if connection is None or not connection.open:
+            connection = self._begin((hop.ip, hop.port), None)
+        if connection:
+            connection.send(data)
+
+    def close(self):
+        """Stop listening and end every connection."""
+        self._closing.set()
+        if self._listener is not None:
+            try:
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+            except OSError as error:
+                log.debug("listener: %s", error)
+            self._listener.close()
+        for connection in self._connections.values():
+            connection.stop()
+
+    def _accept(self, listener):
+        while not self._closing.is_set():
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                log.debug("accept: %s", error)
+                self._closing.wait(0.1)  # out of descriptors, perhaps: not at full speed
+                continue
+            self._post(self._begin, address, sock)
+
+    def _begin(self, address, sock):
+        connection = Connection(address, self._on_message, self._on_end, sock)
+        try:
+            if len(self._connections) >= MAX_CONNECTIONS:
+                raise RuntimeError(f"{MAX_CONNECTIONS} connections are open")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                set_dscp(sock, DSCP_SIP)
+            connection.start()
+        except (OSError, RuntimeError) as error:
+            log.warning("no connection with %s:%d: %s", *address, error)
+            connection.close()
+            return None
+        self._connections[address] = connection
+        log.info("connection with %s:%d: %s", *address, "accepted" if sock else "being made")
+        return connection
+
+    def _on_message(self, data, connection):
+        self._post(self._receive, data, connection.address, connection)
+
+    def _on_end(self, connection):
+        if self._closing.is_set():
+            connection.close()
+        else:
+            self._post(self._end, connection)  # behind its messages: their replies get out
+
+    def _end(self, connection):
+        connection.close()
+        log.info("connection with %s:%d: closed", *connection.address)
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]

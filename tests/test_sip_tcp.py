@@ -1,0 +1,246 @@
+"""SIP over TCP: framing, calls on a stand-in connection, and real sockets of the loopback."""
+
+import signal
+import socket
+import threading
+import unittest
+
+from sip_message import SIPMessage
+from sip_tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
+from tests.support import OFFER, PEER, Trunk
+from tests.test_main import SECONDS, Process
+
+ONE = b"OPTIONS sip:a@b SIP/2.0\r\nVia: x\r\nContent-Length: 4\r\n\r\nbody"
+TWO = b"ACK sip:a@b SIP/2.0\r\nl :  0 \r\n\r\n"
+
+
+class Framed(unittest.TestCase):
+    def test_several_messages_in_one_segment(self):
+        self.assertEqual(list(Framer().feed(ONE + TWO + ONE)), [ONE, TWO, ONE])
+
+    def test_one_message_in_many_segments(self):
+        framer = Framer()
+        got = [message for at in range(len(ONE + TWO)) for message in
+               framer.feed((ONE + TWO)[at:at + 1])]
+        self.assertEqual(got, [ONE, TWO])
+        self.assertFalse(framer.half)
+
+    def test_a_message_that_has_begun_is_half(self):
+        framer = Framer()
+        self.assertEqual(list(framer.feed(b"\r\n" + ONE[:-1])), [])
+        self.assertTrue(framer.half)
+
+    def test_two_line_ends_between_messages_are_a_keepalive(self):
+        framer = Framer()
+        self.assertEqual(list(framer.feed(ONE + b"\r\n\r\n")), [ONE, b""])
+        self.assertEqual(list(framer.feed(b"\r\n")), [])
+        self.assertFalse(framer.half)
+
+    def test_without_content_length_the_head_can_still_be_answered(self):
+        with self.assertRaises(FramingError) as caught:
+            list(Framer().feed(ONE.replace(b"Content-Length: 4\r\n", b"")))
+        self.assertTrue(caught.exception.head.startswith(b"OPTIONS"))
+
+    def test_a_message_or_a_head_without_end_is_refused(self):
+        with self.assertRaises(FramingError):
+            list(Framer().feed(ONE.replace(b": 4", b": 65536")))
+        framer = Framer()
+        with self.assertRaises(FramingError):
+            for _ in range(MAX_MESSAGE // 1000 + 2):
+                list(framer.feed(b"x" * 1000))
+
+
+class StandIn:
+    """Stands for a Connection that is open."""
+
+    address, open = PEER, True
+
+
+class Calls(unittest.TestCase):
+    def setUp(self):
+        self.trunk = Trunk()
+        self.server, self.connection = self.trunk.server, StandIn()
+
+    def say(self, method, *args, **parts):
+        parts.setdefault("via", "SIP/2.0/TCP 192.0.2.10:5060;branch=z9hG4bK"
+                         f"{method}{len(self.server.sent)}")
+        seen = len(self.server.sent)
+        self.server.receive(self.trunk.request(method, *args, **parts), ("192.0.2.10", 40001),
+                            self.connection)
+        return self.trunk.answers(seen)
+
+    def call(self):
+        ok = self.say("INVITE", body=OFFER, contact="sip:4711@192.0.2.10:5060;transport=tcp")[-1]
+        self.say("ACK", to_tag=ok.to_tag)
+        return next(iter(self.server.calls)), ok
+
+    def test_replies_go_by_the_connection_with_the_vias_port_in_reserve(self):
+        self.call()
+        self.assertEqual({hop for _, hop in self.server.sent},
+                         {("192.0.2.10", 5060, self.connection)})
+
+    def test_our_contact_says_tcp(self):
+        self.assertEqual(self.call()[1].header("Contact"),
+                         "<sip:1000@192.0.2.1:5060;transport=tcp>")
+
+    def test_the_200_is_resent_over_tcp_too(self):
+        # RFC 3261 13.3.1.4: a proxy behind the connection may have lost it
+        self.say("INVITE", body=OFFER)
+        self.assertEqual([m.status for _, m in self.trunk.advance(2)], [200, 200])
+
+    def test_a_refusal_is_not_resent_and_other_replies_are_not_kept(self):
+        self.say("INVITE", body=b"x", headers=["Content-Type: application/x-my"])
+        self.say("OPTIONS", call_id="o")
+        self.assertEqual(self.trunk.advance(0.1), [])
+        self.assertEqual(len(self.server.transactions), 1)  # the INVITE waits for its ACK
+        self.assertEqual(self.trunk.advance(100), [])
+        self.assertEqual(len(self.server.transactions), 0)
+
+    def test_our_bye_goes_by_the_same_connection_once(self):
+        call, _ = self.call()
+        call.on("hang up", why="test")
+        bye = self.trunk.last()
+        self.assertEqual((bye.via.transport, bye.uri),
+                         ("TCP", "sip:4711@192.0.2.10:5060;transport=tcp"))
+        self.assertEqual(self.server.sent[-1][1], ("192.0.2.10", 5060, self.connection))
+        self.assertEqual([m.method() for _, m in self.trunk.advance(31)], [])
+        self.trunk.advance(2)
+        self.assertEqual(len(self.server.calls), 0)
+
+    def test_a_target_elsewhere_is_reached_by_a_connection_of_its_own(self):
+        call, _ = self.call()
+        call.target = "sip:x@192.0.2.77:5070;transport=tcp"
+        call.on("hang up", why="test")
+        self.assertEqual(self.server.sent[-1][1], ("192.0.2.77", 5070, None))
+
+    def test_a_target_that_asks_for_udp_gets_it(self):
+        call, _ = self.call()
+        call.target = "sip:x@192.0.2.10;transport=UDP"
+        call.on("hang up", why="test")
+        self.assertEqual((self.trunk.last().via.transport, self.server.sent[-1][1]),
+                         ("UDP", ("192.0.2.10", 5060)))
+
+    def test_a_request_without_content_length_is_400(self):
+        options = self.trunk.request("OPTIONS").replace(b"Content-Length: 0\r\n", b"")
+        self.server.receive(options, PEER, self.connection)
+        self.assertEqual((self.trunk.last().status, self.trunk.last().reason),
+                         (400, "Missing Content-Length header"))
+
+
+class Sockets(unittest.TestCase):
+    """The server as a process; the caller has a listening socket for connections back."""
+
+    def setUp(self):
+        self.server = Process(self)
+        self.listener = self.keep(socket.socket())
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        self.listener.settimeout(SECONDS)
+        self.here = "{}:{}".format(*self.listener.getsockname())
+        self.rtp = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.rtp.bind(("127.0.0.1", 0))
+        self.framer = Framer()
+
+    def keep(self, sock):
+        self.addCleanup(sock.close)
+        return sock
+
+    def connect(self):
+        return self.keep(socket.create_connection(("127.0.0.1", self.server.port), SECONDS))
+
+    def request(self, method, cseq, to="<sip:echo@127.0.0.1>", body=""):
+        return (f"{method} sip:echo@127.0.0.1 SIP/2.0\r\n"
+                f"Via: SIP/2.0/TCP {self.here};branch=z9hG4bK{method}{cseq}\r\n"
+                f"From: <sip:4711@{self.here}>;tag=t\r\nTo: {to}\r\nCall-ID: {self.here}\r\n"
+                f"CSeq: {cseq} {method}\r\nContact: <sip:4711@{self.here};transport=tcp>\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}").encode()
+
+    def invite(self):
+        return self.request("INVITE", 1, body="v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\n"
+                            "c=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+                            f"m=audio {self.rtp.getsockname()[1]} RTP/AVP 8\r\n")
+
+    def receive(self, sock, wanted):
+        """Return the first message whose status or method is wanted."""
+        while True:
+            data = sock.recv(65536)
+            self.assertTrue(data, "the connection was closed")
+            for message in map(SIPMessage, self.framer.feed(data)):
+                if wanted in (message.status, message.is_request() and message.method()):
+                    return message
+
+    def test_a_call_in_pieces_is_set_up_and_torn_down(self):
+        sock = self.connect()
+        for at in range(0, len(self.invite()), 100):
+            sock.sendall(self.invite()[at:at + 100])
+        ok = self.receive(sock, 200)
+        sock.sendall(self.request("ACK", 1, ok.header("To")) + b"\r\n\r\n"
+                     + self.request("BYE", 2, ok.header("To")))
+        self.assertEqual(self.receive(sock, 200).method(), "BYE")
+        self.server.wait_for("began: SIP/TCP 127.0.0.1")
+        self.server.wait_for("the caller hung up")
+
+    def test_a_bye_finds_the_contact_when_the_connection_is_gone(self):
+        sock = self.connect()
+        sock.sendall(self.invite())
+        sock.sendall(self.request("ACK", 1, self.receive(sock, 200).header("To")))
+        self.server.wait_for("began")
+        sock.close()
+        self.server.wait_for("connection with .* closed")
+        self.server.process.send_signal(signal.SIGTERM)
+        back = self.keep(self.listener.accept()[0])
+        back.settimeout(SECONDS)
+        bye = self.receive(back, "BYE")
+        copied = "".join(f"{name}: {bye.header(name)}\r\n" for name in ("Via", "CSeq"))
+        back.sendall(f"SIP/2.0 200 OK\r\n{copied}Content-Length: 0\r\n\r\n".encode())
+        self.assertEqual(self.server.process.wait(SECONDS), 0)
+
+    def test_a_stream_that_is_not_sip_ends_the_connection_alone(self):
+        bad, good = self.connect(), self.connect()
+        bad.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(bad.recv(1000), b"")
+        options = self.request("OPTIONS", 1)
+        good.sendall(options.replace(b"Content-Length: 0\r\n", b""))
+        self.assertEqual(self.receive(good, 400).reason, "Missing Content-Length header")
+        self.assertEqual(good.recv(1000), b"")
+        third = self.connect()
+        third.sendall(options + b"\r\n\r\n")
+        self.receive(third, 200)
+
+    def test_a_keepalive_is_answered(self):
+        sock = self.connect()
+        sock.sendall(b"\r\n\r\n")
+        self.assertEqual(sock.recv(10), b"\r\n")
+
+
+class Stalled(unittest.TestCase):
+    def test_a_peer_that_does_not_read_is_cut_off_and_holds_nobody(self):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        ended = threading.Event()
+        connection = Connection(PEER, lambda *args: None, lambda conn: ended.set(), ours)
+        connection.start()
+        with self.assertLogs("sip_tcp", "WARNING"):
+            for _ in range(1000):
+                connection.send(b"x" * 60000)
+        self.assertFalse(connection.open)
+        self.assertTrue(ended.wait(5))
+        connection.close()
+
+    def test_a_connection_that_cannot_be_made_is_forgotten(self):
+        posted = []
+        transport = TCPTransport(lambda *args: posted.append(args), None)
+        with socket.socket() as taken:  # bound and not listening: refused
+            taken.bind(("127.0.0.1", 0))
+            with self.assertLogs("sip_tcp", "INFO"):
+                connection = transport._begin(taken.getsockname(), None)
+                connection.send(b"lost")
+                while not posted:
+                    threading.Event().wait(0.01)
+        function, *args = posted[0]
+        function(*args)
+        self.assertEqual(len(transport), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
