@@ -12,10 +12,10 @@ class Scenarios(InteropCase):
 
     tools = ("sipp",)
 
-    def run_scenario(self, scenario, calls):
+    def run_scenario(self, scenario, calls, options=()):
         """Run it against a server of its own; return what the server says of the calls."""
         with TemporaryDirectory() as path, Server(path) as server:
-            with SIPp(path, scenario, (SERVER_IP, server.port), CALLS, rate=20) as sipp:
+            with SIPp(path, scenario, (SERVER_IP, server.port), CALLS, 20, options) as sipp:
                 self.assertEqual(sipp.wait(), 0, sipp.errors())
                 self.assertEqual(sipp.retransmissions(), {})
             self.assertTrue(server.idle_within(2), f"{server.idle} before, {server.usage()} after")
@@ -28,6 +28,15 @@ class Scenarios(InteropCase):
         for call in self.run_scenario("delayed_offer", CALLS):
             self.assertGreater(call.packets_in, 0)
             self.assertEqual(call.packets_out, call.packets_in)
+
+    def test_calls_over_one_tcp_connection_are_like_those_over_udp(self):
+        for scenario in ("call", "delayed_offer"):
+            for call in self.run_scenario(scenario, CALLS, ["-t", "t1"]):
+                self.assertGreater(call.packets_in, 0)
+                self.assertEqual(call.packets_out, call.packets_in)
+
+    def test_calls_over_a_tcp_connection_each_are_too(self):
+        self.run_scenario("call", CALLS, ["-t", "tn", "-max_socket", "100"])
 
     def test_hold_and_resume_are_answered_recvonly_and_sendrecv(self):
         self.run_scenario("hold", CALLS)

@@ -96,13 +96,14 @@ class Baresip(EchoHeard, InteropCase):
     """It offers PCMA alone, and hangs up when its file is over."""
 
     tools = ("baresip", "espeak-ng", "sox")
+    transport = "udp"
 
     @classmethod
     def call(cls, path, server):
         for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
             with open(os.path.join(path, name), "w") as file:
                 file.write(text.format(ip=SERVER_IP, path=path))
-        dial = f"/dial sip:echo@{SERVER_IP}:{server.port}"
+        dial = f"/dial sip:echo@{SERVER_IP}:{server.port};transport={cls.transport}"
         process = start(path, ["baresip", "-f", path, "-e", dial])
         try:
             if not wait_until(server.ended, 30):
@@ -113,6 +114,12 @@ class Baresip(EchoHeard, InteropCase):
     @classmethod
     def recorded(cls, path):
         return glob.glob(os.path.join(path, "dump-*-dec.wav"))[0]
+
+
+class BaresipOverTCP(Baresip):
+    """The same over TCP."""
+
+    transport = "tcp"
 
 
 class Linphone(EchoHeard, InteropCase):
