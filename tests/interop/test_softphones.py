@@ -34,8 +34,8 @@ snd_path {path}
 BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs=PCMA/8000/1\n"
 LINPHONE_CONFIG = """
 [sip]
-sip_port=-1
-sip_tcp_port=0
+sip_port={udp_port}
+sip_tcp_port={tcp_port}
 sip_tls_port=0
 bind_address={ip}
 contact=sip:listener@{ip}
@@ -47,7 +47,7 @@ LINPHONE_COMMANDS = """ipv6 disable
 soundcard use files
 play {path}/speech.wav
 record {path}/recording.wav
-call sip:echo@{ip}:{port}
+call sip:echo@{ip}:{port};transport={transport}
 """
 
 
@@ -126,12 +126,14 @@ class Linphone(EchoHeard, InteropCase):
     """It offers every codec it has, most of which the server has not."""
 
     tools = ("linphonec", "espeak-ng", "sox")
+    transport, ports = "udp", {"udp_port": -1, "tcp_port": 0}  # 0 is none, -1 any
 
     @classmethod
     def call(cls, path, server):
         with open(os.path.join(path, "linphonerc"), "w") as file:
-            file.write(LINPHONE_CONFIG.format(ip=SERVER_IP))
-        commands = LINPHONE_COMMANDS.format(ip=SERVER_IP, path=path, port=server.port)
+            file.write(LINPHONE_CONFIG.format(ip=SERVER_IP, **cls.ports))
+        commands = LINPHONE_COMMANDS.format(ip=SERVER_IP, path=path, port=server.port,
+                                            transport=cls.transport)
         enough = os.path.getsize(os.path.join(path, "speech.wav")) + RATE
         process = start(path, ["linphonec", "-c", "linphonerc"])
         try:
@@ -150,6 +152,12 @@ class Linphone(EchoHeard, InteropCase):
     @classmethod
     def recorded(cls, path):
         return os.path.join(path, "recording.wav")
+
+
+class LinphoneOverTCP(Linphone):
+    """The same over TCP."""
+
+    transport, ports = "tcp", {"udp_port": 0, "tcp_port": -1}
 
 
 def start(path, command):
