@@ -1,8 +1,8 @@
 """RTP: packets, the socket of a call, the session its thread serves, and the echo (RFC 3550).
 
 RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
-(`stop`), the RTP thread does all the rest and closes the socket.  Imports: net, sdp (to
-read the description `rtp_echo_server` is given).
+(`stop`), the RTP thread does all the rest and closes the socket.  Imports: net, rtcp,
+sdp (to read the description `rtp_echo_server` is given).
 """
 
 import errno
@@ -11,9 +11,12 @@ import logging
 import secrets
 import socket
 import struct
+import sys
 import threading
+import time
 from typing import NamedTuple
 
+import rtcp
 import sdp
 from net import DSCP_RTP, set_dscp, wake_every
 
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
+SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
 
@@ -87,6 +91,33 @@ def open_rtp_socket(ip, start, end=None, first=None):
         raise
 
 
+def open_rtp_session(ip, start, end, first, peer_ip):
+    """Return an RTPSession on a free even port, with RTCP on the next where that is free too.
+
+    Parameters and errors as in open_rtp_socket.
+    """
+    sock = open_rtp_socket(ip, start, end, first)
+    port, rtcp_sock = sock.getsockname()[1] + 1, None
+    try:
+        if port <= end:
+            rtcp_sock = open_rtp_socket(ip, port)
+            rtcp_sock.setblocking(False)
+            if sys.platform == "linux":
+                rtcp_sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+    except OSError as error:
+        log.debug("no RTCP on port %d: %s", port, error)
+    return RTPSession(sock, peer_ip, rtcp_sock=rtcp_sock)
+
+
+def arrival_of(ancillary):
+    """Return when a datagram came, by the kernel's clock in seconds since 1970, or None."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMP and len(data) == TIMEVAL.size:
+            seconds, microseconds = TIMEVAL.unpack(data)
+            return seconds + microseconds / 1e6
+    return None
+
+
 class StreamClosed(Exception):
     """The call has ended: there is nobody to send to."""
 
@@ -96,7 +127,7 @@ class Flow:
 
     def __init__(self, agreement):
         self.agreement = agreement
-        self.remote, self.formats, self.sending, self.receiving, self.codec = agreement
+        self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp = agreement
         self.audio = next(iter(self.formats), None)  # the type of audio; the others are events
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
@@ -123,24 +154,35 @@ class RTPSession:
     """The RTP of one call.
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
-    unknown. on_return: called where the function that serves the call returns before its end.
+    unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_return: called where the
+    function that serves the call returns before its end.
     `for packet in session` gives the caller's audio until the call ends, and `send(payload)`
     answers; both in the session's one thread.
     """
 
-    def __init__(self, sock, peer_ip="", stop_event=None):
+    def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
         self.sock, self.peer_ip = sock, peer_ip
+        self._rtcp, self._clock = rtcp_sock, clock
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
         self.on_return = None
         self.flow = Flow(sdp.NOTHING)
-        self.packets_in = self.packets_out = 0
+        self.received, self.packets_out, self.octets_out = rtcp.Reception(), 0, 0
+        self.round_trip = None  # seconds, from the other side's reports
+        self._last_sr = 0, 0.0  # (middle of its NTP time, time of day it came)
+        self._reported = 0, 0  # (packets in, packets out) at the last report
+        self._cname = secrets.token_hex(8)
+        self._header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
         self._thread = None
         self._warned = False
         self._heard = None  # (SSRC, sequence) of the last packet echoed
         self._shift = 0  # from the caller's timestamps to ours
+
+    @property
+    def packets_in(self):
+        return self.received.packets
 
     # SIP thread
 
@@ -159,6 +201,10 @@ class RTPSession:
     def stop(self):
         """End the session: its thread closes the socket, or this does where none was started."""
         self.stop_event.set()
+        if self._rtcp is not None:
+            self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
+            self._rtcp.close()
+            self._rtcp = None
         if self._thread is None:
             self.sock.close()
             return
@@ -166,6 +212,53 @@ class RTPSession:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # Linux wakes the reader of an unconnected socket all the same
+
+    def report(self, now):
+        """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
+        if self._rtcp is None:
+            return
+        self._read_reports()
+        packets = self.received.packets, self.packets_out
+        sender = block = None
+        if packets[1] > self._reported[1]:
+            sender = rtcp.ntp(now), self.timestamp, packets[1], self.octets_out
+        if packets[0] > self._reported[0]:
+            last_sr, came = self._last_sr
+            delay = int((now - came) * 65536) & 0xFFFFFFFF if last_sr else 0
+            block = self.received.block(last_sr, delay)
+        self._reported = packets
+        self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
+
+    def _send_rtcp(self, data):
+        try:
+            if self.flow.rtcp:
+                self._rtcp.sendto(data, self.flow.rtcp)
+        except OSError as error:
+            log.debug("RTCP to %s:%d not sent: %s", *self.flow.rtcp, error)
+
+    def _read_reports(self):
+        ours = {self.peer_ip, *(at[0] for at in (self.flow.rtcp, self.flow.remote) if at)}
+        for _ in range(20):  # more would be a flood
+            try:
+                data, ancillary, _, source = self._rtcp.recvmsg(2048, 64)
+            except OSError:
+                return
+            try:
+                if source[0] in ours:
+                    self._take_report(*rtcp.parse(data), arrival_of(ancillary))
+            except ValueError as error:
+                log.debug("RTCP from %s:%d ignored: %s", *source, error)
+
+    def _take_report(self, sent, blocks, came):
+        if came is None:
+            return  # without the time it came there is nothing to measure
+        if sent is not None:
+            self._last_sr = sent >> 16 & 0xFFFFFFFF, came
+        for block in blocks:
+            if block.ssrc == self.ssrc and block.last_sr:
+                took = (rtcp.ntp(came) >> 16) - block.last_sr - block.delay & 0xFFFFFFFF
+                if took < 60 * 65536:  # more is one of the clocks
+                    self.round_trip = took / 65536
 
     # RTP thread
 
@@ -198,6 +291,7 @@ class RTPSession:
 
         Padding, header extension and CSRCs are gone from it: the payload begins at byte 12.
         """
+        unpack = HEADER.unpack_from
         while not self.stop_event.is_set():
             try:
                 size, source = self.sock.recvfrom_into(buffer)
@@ -206,7 +300,8 @@ class RTPSession:
             flow = self.flow
             if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
                 continue  # not RTP, or cut
-            if buffer[1] & 127 not in flow.formats:
+            _, second, sequence, timestamp, ssrc = unpack(buffer)
+            if second & 127 not in flow.formats:
                 continue  # RTCP, comfort noise, or not negotiated
             if not flow.receiving:
                 continue
@@ -217,7 +312,10 @@ class RTPSession:
                 size = _strip(buffer, size)
                 if not size:
                     continue
-            self.packets_in += 1
+            self._header = second, sequence, timestamp, ssrc
+            audio = second & 127 == flow.audio
+            self.received.count(ssrc, sequence, timestamp, size - 12,
+                                int(self._clock() * 8000) if audio else None)
             return size
         return 0
 
@@ -263,6 +361,7 @@ class RTPSession:
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         self.packets_out += 1
+        self.octets_out += len(data) - 12
 
     def echo(self):
         """Send back what comes until the call ends.
@@ -272,12 +371,12 @@ class RTPSession:
         """
         buffer = bytearray(MAX_PACKET)
         view = memoryview(buffer)
-        unpack, pack = HEADER.unpack_from, HEADER.pack_into
+        pack = HEADER.pack_into
         while True:
             size = self.receive_into(buffer)
             if not size:
                 return
-            _, second, sequence, timestamp, ssrc = unpack(buffer)
+            second, sequence, timestamp, ssrc = self._header
             heard = ssrc, sequence
             if heard == self._heard or ssrc == self.ssrc:
                 continue  # a repeat, or our own packet looped back

@@ -38,6 +38,7 @@ class MediaLine:
         self.kind, self.port, self.proto, self.formats = words[0], int(port), words[2], words[3:]
         self.address = address  # the words of its c= line
         self.direction = direction
+        self.rtcp = ""  # the value of a=rtcp (RFC 3605)
         self.rtpmap = {}  # payload type (str): "PCMA/8000"
 
     def find(self, codec):
@@ -60,6 +61,17 @@ class MediaLine:
             raise SDPError("connection address is not IPv4", 301) from None
         return (str(ip), self.port) if sendable(ip) and self.port else None
 
+    def remote_rtcp(self, remote):
+        """Return (ip, port) for reports to the side that wants its RTP at remote, or None."""
+        port, *address = self.rtcp.split() or [str(self.port + 1)]
+        if remote is None or not PORT.fullmatch(port) or not 0 < int(port) < 65536:
+            return None
+        try:
+            ip = ipaddress.IPv4Address(address[2] if len(address) > 2 else remote[0])
+        except ValueError:
+            return None
+        return (str(ip), int(port)) if sendable(ip) else None
+
     def refused(self):
         """Return the m= line that turns this one down (RFC 3264 6)."""
         return f"m={self.kind} 0 {self.proto} {self.formats[0]}"
@@ -73,6 +85,7 @@ class Agreement(NamedTuple):
     sending: bool
     receiving: bool
     codec: str
+    rtcp: Optional[Tuple[str, int]] = None  # (ip, port) for reports
 
 
 NOTHING = Agreement(None, {}, False, False, "none")
@@ -112,6 +125,8 @@ def parse(body) -> Description:
             media[-1].direction = value
         elif kind == "a" and value in DIRECTIONS:
             direction = value
+        elif kind == "a" and name == "rtcp" and media:
+            media[-1].rtcp = argument
         elif kind == "a" and name == "rtpmap" and media:
             payload_type, _, encoding = argument.strip().partition(" ")
             media[-1].rtpmap[payload_type] = encoding.strip()
@@ -222,4 +237,4 @@ def agree(line, ours, theirs):
     types = {codec: pt for pt, codec in theirs}
     formats = {pt: types[codec] for pt, codec in ours if codec in types}
     return Agreement(remote, formats, they_receive and remote is not None, they_send,
-                     theirs[0][1].name)
+                     theirs[0][1].name, line.remote_rtcp(remote))

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import queue
+import random
 import sched
 import signal
 import socket
@@ -18,6 +19,7 @@ import threading
 import time
 
 import config
+import rtcp
 import rtp
 import sdp
 from net import DSCP_SIP, local_address, set_dscp
@@ -273,9 +275,8 @@ class SIPServer:
 
     def open_media(self, peer_ip):
         """Return an RTPSession on a free port. Raises OSError where there is none."""
-        sock = rtp.open_rtp_socket(self.config.bind_ip, self.config.rtp_port_start,
-                                   self.config.rtp_port_end, self._next_rtp_port)
-        session = rtp.RTPSession(sock, peer_ip)
+        session = rtp.open_rtp_session(self.config.bind_ip, self.config.rtp_port_start,
+                                       self.config.rtp_port_end, self._next_rtp_port, peer_ip)
         self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
         return session
 
@@ -294,6 +295,16 @@ class SIPServer:
         send_2xx(self, call, call.invite, body, offered=not flow.formats)
         if self.config.rtp_timeout:
             self.watch(call, 0, call.began)
+        self.report_later(call)
+
+    def report_later(self, call):
+        """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
+        self.after(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
+
+    def _report(self, call):
+        if not call.over:
+            call.media.report(time.time())
+            self.report_later(call)
 
     def negotiate(self, call, offer):
         """Return our answer to an offer, applied to the media; our own offer for None.
@@ -317,7 +328,7 @@ class SIPServer:
                 call.media.update(call.session.on_answer(answer))
         except (SIPError, sdp.SDPError) as error:
             log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
-            self.hang_up(call, "unusable SDP answer")
+            self.hang_up(call, "unusable SDP answer", 47)
             return
         if not call.media.flow.formats:
             log.info("call from %r: no audio agreed in the ACK", call.caller)
@@ -325,23 +336,31 @@ class SIPServer:
 
     def _check_agreed(self, call):
         if not call.media.flow.formats:
-            self.hang_up(call, "no audio agreed")
+            self.hang_up(call, "no audio agreed", 47)
 
     def is_full(self):
         limit = self.config.max_calls
         return 0 < limit <= len(self.calls) and limit <= sum(not c.over for c in self.calls)
 
-    def hang_up(self, call, why):
-        """End a call from our side: BYE, now or once its 200 is ACKed."""
-        call.on("hang up", why=why)
+    def hang_up(self, call, why, cause=16):
+        """End a call from our side: BYE, now or once its 200 is ACKed; cause of ITU-T Q.850."""
+        call.on("hang up", why=why, cause=cause)
 
     def release(self, call):
         """End a call's media, and with them what its user calls the call."""
         call.media.stop()
-        seconds = self.clock() - call.began if call.began is not None else 0.0
-        log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out",
-                 call.caller, call.called, seconds, call.why, call.media.packets_in,
-                 call.media.packets_out)
+        if call.began is not None:
+            call.statistics = statistics(call.media, self.clock() - call.began)
+        media = call.media
+        log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
+                 "jitter %.1f ms%s", call.caller, call.called, self.seconds_of(call), call.why,
+                 media.packets_in, media.packets_out, media.received.lost,
+                 media.received.jitter / 8, "" if media.round_trip is None
+                 else f", round trip {media.round_trip * 1000:.0f} ms")
+
+    def seconds_of(self, call):
+        """Return how long a call has been up."""
+        return self.clock() - call.began if call.began is not None else 0.0
 
     def remove(self, call):
         """Take out the row of a call whose dialog has ended."""
@@ -357,7 +376,7 @@ class SIPServer:
         if call.media.packets_in != packets or not (flow.sending and flow.receiving):
             packets, since = call.media.packets_in, now
         if now - since >= self.config.rtp_timeout:
-            self.hang_up(call, f"no RTP for {now - since:.0f} s")
+            self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
         else:
             self.after(self.config.rtp_timeout / 4, self.watch, call, packets, since)
 
@@ -373,6 +392,15 @@ class SIPServer:
         ports = [self.port, rtp_port] + [call.media.port for call in self.calls]
         return port in ports and (ip.startswith("127.") or ip == self.config.advertised_ip
                                   or ip == local_address(ip))
+
+
+def statistics(media, seconds):
+    """Return the value of P-RTP-Stat, which CUCM copies into its call records; integers only."""
+    values = (("PS", media.packets_out), ("OS", media.octets_out),
+              ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
+              ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
+              ("DU", seconds))
+    return ",".join(f"{name}={min(int(value), 0xFFFFFFFF)}" for name, value in values)
 
 
 def refusal(error, agent):

@@ -58,7 +58,8 @@ class Call:
     """
 
     def __init__(self, invite, host, send, after, request, release, remove):
-        self.state, self.why = "proceeding", ""
+        self.state, self.why, self.cause = "proceeding", "", 16
+        self.statistics = ""  # of the media, as P-RTP-Stat tells them, once they have ended
         self.transport = "UDP" if invite.connection is None else "TCP"
         self.invite, self.host = invite, host
         self._send, self._after, self._request = send, after, request
@@ -92,14 +93,18 @@ class Call:
         user = f"{user}@" if PLAIN_USER.fullmatch(user) else ""
         return f"<sip:{user}{self.host}{';transport=tcp' if self.transport == 'TCP' else ''}>"
 
-    def on(self, event, *args, why=""):
-        """Move by TRANSITIONS and act; return whether the event had a row in this state."""
+    def on(self, event, *args, why="", cause=16):
+        """Move by TRANSITIONS and act; return whether the event had a row in this state.
+
+        why: for the log; cause: of ITU-T Q.850, for our BYE. The first event that says so counts.
+        """
         row = TRANSITIONS.get((self.state, event))
         if row is None:
             log.debug("call %r: %s while %s changes nothing", self.call_id, event, self.state)
             return False
         self.state, action = row
-        self.why = self.why or why
+        if why and not self.why:
+            self.why, self.cause = why, cause
         if action:
             getattr(self, action)(*args)
         return True
@@ -129,12 +134,13 @@ class Call:
 
     def _no_ack(self, unacked):
         if self.unacked is unacked:
-            self.on("no ack", why="no ACK")
+            self.on("no ack", why="no ACK", cause=102)  # recovery on timer expiry
 
     def send_bye(self):
         """End the media and ask the other side to end the call."""
         self._end_media()
-        self.send_request("BYE", [], self._on_bye_answer)
+        headers = [("Reason", f"Q.850;cause={self.cause}"), ("P-RTP-Stat", self.statistics)]
+        self.send_request("BYE", [h for h in headers if h[1]], self._on_bye_answer)
 
     def _on_bye_answer(self, response):
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over

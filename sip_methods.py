@@ -1,7 +1,8 @@
 """What each SIP method does: one function of (server, request) and one row in METHODS.
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
-made of the table's keys.  Imports: sip_dialog, sip_message, sip_response, sip_session_timer.
+made of the table's keys.
+Imports: sip_dialog, sip_message, sip_response, sip_session_timer, sip_utils.
 """
 
 import logging
@@ -10,6 +11,7 @@ from sip_dialog import Unacked
 from sip_message import SIPError
 from sip_response import response_address
 from sip_session_timer import answer_expiry
+from sip_utils import q850_cause
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +106,10 @@ def on_bye(server, request):
     call = call_of(server, request)
     if call.state == "proceeding":  # RFC 3261 15.1.2
         server.respond(call.invite, 487, to_tag=call.local_tag)
-    server.respond(request, 200)
-    call.on("bye", why="the caller hung up")
+    cause = q850_cause(request)
+    call.on("bye", why="the caller hung up" + (f" (Q.850 cause {cause})" if cause else ""))
+    headers = [("P-RTP-Stat", call.statistics)] if call.statistics else []
+    server.respond(request, 200, "", headers)
 
 
 def on_cancel(server, request):
@@ -117,7 +121,8 @@ def on_cancel(server, request):
     server.respond(request, 200, to_tag=call.local_tag if call else "")
     if call and transaction.open:
         server.respond(call.invite, 487, to_tag=call.local_tag)
-        call.on("cancel", why="the caller gave up")
+        cause = q850_cause(request)
+        call.on("cancel", why="the caller gave up" + (f" (Q.850 cause {cause})" if cause else ""))
 
 
 def on_options(server, request):

@@ -61,7 +61,7 @@ def answer_expiry(request):
 class SessionTimer:
     """The timer of one call.
 
-    call: a Call. after(seconds, function, *args). hang_up(call, why): ends a call that expired.
+    call: a Call. after(seconds, function, *args). hang_up(call, why, cause): ends one that expired.
     """
 
     def __init__(self, call, after, hang_up):
@@ -93,7 +93,7 @@ class SessionTimer:
         if status < 300:
             self.start(self._settled(response))
         elif status in (408, 481):
-            self._hang_up(self._call, f"session refresh answered with {status}")
+            self._hang_up(self._call, f"session refresh answered with {status}", 102)
         elif status == 422 and DIGITS.fullmatch(response.header("Min-SE", "")):
             self._refresh(expiry, max(expiry.seconds, int(response.header("Min-SE"))))
 
@@ -106,4 +106,4 @@ class SessionTimer:
 
     def _expire(self, expiry):
         if self._expiry is expiry:
-            self._hang_up(self._call, f"no session refresh for {expiry.seconds} s")
+            self._hang_up(self._call, f"no session refresh for {expiry.seconds} s", 102)

@@ -196,6 +196,16 @@ def stable_tag(*parts):
     return hashlib.blake2s(text, key=SECRET, digest_size=8).hexdigest()
 
 
+def q850_cause(message):
+    """Return the ITU-T Q.850 cause a BYE or CANCEL gives as its Reason (RFC 3326), 0 for none."""
+    for value in message.headers_all("Reason"):
+        protocol, *params = split_outside(value, ";")
+        cause = parse_params(params).get("cause", "")
+        if protocol.strip().upper() == "Q.850" and DIGITS.fullmatch(cause):
+            return int(cause)
+    return 0
+
+
 def get_caller_number(message):
     """Return who calls: the user part of P-Asserted-Identity, else of From, else ""."""
     return _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))

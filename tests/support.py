@@ -5,6 +5,7 @@ back, as SIPMessages.
 """
 
 from config import Config
+from rtcp import Reception
 from rtp import Flow
 from sdp import NOTHING
 from server import SIPServer
@@ -34,7 +35,12 @@ class Media:
         self.flow = Flow(NOTHING)
         self.flows = []
         self.started = self.stopped = 0
-        self.packets_in = self.packets_out = 0
+        self.packets_out = self.octets_out = self.reports = 0
+        self.received, self.round_trip = Reception(), None
+
+    @property
+    def packets_in(self):
+        return self.received.packets
 
     def update(self, agreement):
         self.flow = Flow(agreement)
@@ -45,6 +51,9 @@ class Media:
 
     def stop(self):
         self.stopped += 1
+
+    def report(self, now):
+        self.reports += 1
 
 
 class Server(SIPServer):

@@ -9,11 +9,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
     "codec": "", "config": "", "net": "", "sip_utils": "",
     "sip_message": "sip_utils", "sip_response": "sip_utils", "sip_transaction": "sip_utils",
-    "sdp": "codec", "rtp": "net sdp", "sip_tcp": "net",
+    "rtcp": "", "sdp": "codec", "rtp": "net rtcp sdp", "sip_tcp": "net",
     "sip_dialog": "sip_response sip_transaction sip_utils",
     "sip_session_timer": "sip_message sip_utils",
-    "sip_methods": "sip_dialog sip_message sip_response sip_session_timer",
-    "server": "config net rtp sdp sip_dialog sip_message sip_methods sip_response "
+    "sip_methods": "sip_dialog sip_message sip_response sip_session_timer sip_utils",
+    "server": "config net rtcp rtp sdp sip_dialog sip_message sip_methods sip_response "
               "sip_session_timer sip_tcp sip_transaction sip_utils",
 }
 

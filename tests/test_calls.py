@@ -98,6 +98,19 @@ class SetUp(unittest.TestCase):
         self.assertEqual(ok.header("Contact"), "<sip:1000@203.0.113.7:5060>")
 
 
+class Reported(unittest.TestCase):
+    def test_reports_are_sent_about_every_5_seconds_until_the_call_ends(self):
+        trunk = Trunk()
+        call = trunk.call()
+        trunk.advance(60)
+        self.assertGreaterEqual(call.media.reports, 60 / 7.5 - 1)
+        self.assertLessEqual(call.media.reports, 60 / 2.5)
+        trunk.say("BYE", 2, to_tag=call.local_tag)
+        reports = call.media.reports
+        trunk.advance(60)
+        self.assertEqual(call.media.reports, reports)
+
+
 class DelayedOffer(unittest.TestCase):
     def setUp(self):
         self.trunk = Trunk()
@@ -151,6 +164,27 @@ class Ended(unittest.TestCase):
     def setUp(self):
         self.trunk = Trunk()
         self.server = self.trunk.server
+
+    def test_the_reason_they_give_is_logged_and_their_200_has_our_statistics(self):
+        call = self.trunk.call()
+        call.media.packets_out, call.media.octets_out = 2, 320
+        for sequence in (1, 3):
+            call.media.received.count(7, sequence, sequence * 160, 160, sequence * 160)
+        call.media.round_trip = 0.05
+        self.trunk.advance(12)
+        with self.assertLogs("server", "INFO") as logged:
+            ok = self.trunk.say("BYE", 2, to_tag=call.local_tag,
+                                headers=["Reason: Q.850;cause=16"])[-1]
+        self.assertEqual(ok.header("P-RTP-Stat"), "PS=2,OS=320,PR=2,OR=320,PL=1,JI=0,LA=25,DU=12")
+        self.assertIn("the caller hung up (Q.850 cause 16); RTP packets 2 in, 2 out, 1 lost, "
+                      "jitter 0.0 ms, round trip 50 ms", logged.output[0])
+
+    def test_our_bye_has_a_reason_and_our_statistics(self):
+        call = self.trunk.call()
+        call.on("hang up", why="test", cause=41)
+        bye = self.trunk.last()
+        self.assertEqual(bye.header("Reason"), "Q.850;cause=41")
+        self.assertRegex(bye.header("P-RTP-Stat"), r"^PS=0,OS=0,PR=0,OR=0,PL=0,JI=0,LA=0,DU=\d+$")
 
     def test_a_bye_ends_the_media_and_the_row(self):
         call = self.trunk.call()

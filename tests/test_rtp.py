@@ -7,6 +7,7 @@ import threading
 import time
 import unittest
 
+import rtcp
 import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
 from sdp import Agreement
@@ -216,6 +217,89 @@ class Echo(unittest.TestCase):
         self.assertFalse(self.session._thread.is_alive())
         with open_rtp_socket(A, self.session.port):
             pass
+
+
+class Reports(unittest.TestCase):
+    """A session with RTCP; the caller has a socket for each."""
+
+    def setUp(self):
+        self.rtp, self.rtcp = self.open(A), self.open(A)
+        self.session = rtp.open_rtp_session(A, 44000, 44999, None, "127.0.0.9")
+        self.addCleanup(self.session.stop)
+        self.at = A, self.session.port + 1
+        self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
+                                      self.rtcp.getsockname()))
+        self.session.start(rtp.echo)
+
+    def open(self, ip):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind((ip, 0))
+        sock.settimeout(5)
+        return sock
+
+    def talk(self, *sequences):
+        for sequence in sequences:
+            self.rtp.sendto(packet(sequence, sequence * 160), (A, self.session.port))
+            self.rtp.recv(2048)
+        deadline = time.monotonic() + 5
+        while self.session.packets_out < len(sequences) and time.monotonic() < deadline:
+            time.sleep(0)  # the echo is counted behind its sending
+
+    def report(self, now=1000.0):
+        self.session.report(now)
+        data, source = self.rtcp.recvfrom(2048)
+        self.assertEqual(source, self.at)
+        return data, rtcp.parse(data)
+
+    def test_a_session_that_only_exists_sends_receiver_reports_without_blocks(self):
+        data, (sent, blocks) = self.report()
+        self.assertEqual((data[1], sent, blocks), (rtcp.RR, None, []))
+
+    def test_one_that_echoes_sends_sender_reports_about_what_it_got(self):
+        self.talk(1, 2, 4)
+        data, (sent, (block,)) = self.report()
+        self.assertEqual((data[1], sent), (rtcp.SR, rtcp.ntp(1000.0)))
+        self.assertEqual(struct.unpack_from("!II", data, 20), (3, 3 * 160))
+        self.assertEqual(block[:4], (7, 64, 1, 4))
+        data, (sent, blocks) = self.report()
+        self.assertEqual((data[1], blocks), (rtcp.RR, []))  # nothing new since
+
+    def test_reports_of_the_caller_tell_the_round_trip_and_are_referred_to(self):
+        self.talk(1)
+        now = time.time()
+        middle = rtcp.ntp(now - 1) >> 16 & 0xFFFFFFFF  # our SR of a second ago
+        block = rtcp.Block(self.session.ssrc, 0, 0, 1, 0, middle, 65536 // 2)
+        self.rtcp.sendto(rtcp.report(7, "caller", (rtcp.ntp(5000.0), 0, 1, 160), block), self.at)
+        _, (_, (ours,)) = self.report(now + 2)
+        self.assertAlmostEqual(self.session.round_trip, 0.5, delta=0.4)
+        self.assertEqual(ours.last_sr, rtcp.ntp(5000.0) >> 16 & 0xFFFFFFFF)
+        self.assertAlmostEqual(ours.delay / 65536, 2, delta=0.9)
+
+    def test_reports_of_strangers_and_nonsense_are_ignored(self):
+        stranger = self.open("127.0.0.66")
+        forged = rtcp.report(7, "x", (rtcp.ntp(5000.0), 0, 1, 160))
+        stranger.sendto(forged, self.at)
+        for junk in (b"", b"\x80", forged[:20], b"\xff" * 100, b"OPTIONS sip:a@b SIP/2.0"):
+            self.rtcp.sendto(junk, self.at)
+        self.talk(1)
+        _, (_, (ours,)) = self.report()
+        self.assertEqual((ours.last_sr, self.session.round_trip), (0, None))
+
+    def test_the_end_says_goodbye_and_frees_both_ports(self):
+        self.session.stop()
+        self.assertEqual(self.rtcp.recv(2048)[-8:-4], b"\x81\xcb\0\1")
+        self.session._thread.join(5)
+        for port in (self.session.port, self.session.port + 1):
+            with open_rtp_socket(A, port):
+                pass
+
+    def test_a_taken_port_for_reports_only_means_none(self):
+        with open_rtp_socket(A, self.session.port + 3):
+            port = self.session.port + 2
+            session = rtp.open_rtp_session(A, port, port + 1, None, "")
+            session.report(1000.0)
+            session.stop()
 
 
 class Sessions(unittest.TestCase):

@@ -147,6 +147,19 @@ class Answers(unittest.TestCase):
         self.assertTrue(session.answer(HEAD + AUDIO.replace("4000", "4002")))
 
 
+    def test_reports_go_to_the_next_port_or_where_a_rtcp_says(self):
+        for attribute, where in (("", ("10.0.0.1", 4001)),
+                                 ("a=rtcp:59711\r\n", ("10.0.0.1", 59711)),
+                                 ("a=rtcp:4071 IN IP4 10.0.0.3\r\n", ("10.0.0.3", 4071)),
+                                 ("a=rtcp:0\r\n", None), ("a=rtcp:x\r\n", None),
+                                 ("a=rtcp:9 IN IP4 239.1.1.1\r\n", None),
+                                 ("a=rtcp:9 IN IP6 ::1\r\n", None)):
+            self.answer(AUDIO + attribute)
+            self.assertEqual(self.agreement.rtcp, where, attribute)
+        self.answer(AUDIO, HEAD.replace("c=IN IP4 10.0.0.1", "c=IN IP4 0.0.0.0"))
+        self.assertIsNone(self.agreement.rtcp)
+
+
 class Versions(unittest.TestCase):
     def setUp(self):
         self.session = LocalSession("192.0.2.1", 20000)

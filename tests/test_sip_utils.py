@@ -4,7 +4,8 @@ import unittest
 
 from sip_message import SIPMessage
 from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
-                       parse_cseq, parse_uri, parse_via, request_uri, split_list, stable_tag)
+                       parse_cseq, parse_uri, parse_via, q850_cause, request_uri, split_list,
+                       stable_tag)
 
 
 class Lists(unittest.TestCase):
@@ -106,6 +107,12 @@ class Numbers(unittest.TestCase):
     def test_the_caller_is_from_where_no_identity_has_a_user(self):
         message = self.message("P-Asserted-Identity: <sip:10.0.0.1>", "f: <sip:9%2B9;x=1@h>;tag=1")
         self.assertEqual(get_caller_number(message), "9+9")
+
+    def test_the_cause_is_that_of_q850(self):
+        for reason, cause in (('Q.850;cause=16;text="a, b"', 16),
+                              ("SIP;cause=200, q.850 ; cause=47", 47),
+                              ("SIP;cause=600", 0), ("Q.850", 0), ("Q.850;cause=x", 0), ("", 0)):
+            self.assertEqual(q850_cause(self.message(f"Reason: {reason}")), cause, reason)
 
     def test_a_caller_without_number_is_empty(self):
         self.assertEqual(get_caller_number(self.message("From: <sip:10.0.0.1>;tag=1")), "")

@@ -1,0 +1,138 @@
+"""RTCP: what was received of a source, and the reports about it (RFC 3550 6).
+
+Functions of bytes and numbers; no socket and no clock.  Imports: standard library only.
+"""
+
+import struct
+from typing import NamedTuple
+
+SR, RR, SDES, BYE = 200, 201, 202, 203
+INTERVAL = 5.0  # seconds between reports, on average (RFC 3550 6.2)
+NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
+MAX_DROPOUT = 3000  # a sequence number further ahead is a new beginning (RFC 3550 A.1)
+
+
+class Block(NamedTuple):
+    """A report block: how the reporter receives the source ssrc."""
+
+    ssrc: int
+    fraction_lost: int  # of 256, since the report before
+    lost: int  # packets, from the beginning
+    highest: int  # extended sequence number
+    jitter: int  # timestamp units
+    last_sr: int  # the middle 32 bits of the NTP time of our last SR, 0 for none
+    delay: int  # since that SR came, in 1/65536 s
+
+
+class Reception:
+    """Counts what comes from the other side: packets, losses, jitter (RFC 3550 A.1, A.3, A.8).
+
+    Written by the RTP thread, read by any.
+    """
+
+    def __init__(self):
+        self.ssrc, self.packets, self.octets = None, 0, 0
+        self.jitter = 0.0  # timestamp units
+        self._base = self._highest = self._expected_before = 0
+        self._transit = None
+        self._reported = (0, 0)  # (expected, packets) at the last report
+
+    def count(self, ssrc, sequence, timestamp, octets, arrival):
+        """Take one packet; arrival in timestamp units, None where it says nothing of jitter."""
+        self.packets += 1
+        self.octets += octets
+        ahead = sequence - self._highest & 0xFFFF
+        if ssrc != self.ssrc or MAX_DROPOUT < ahead < 0x10000 - MAX_DROPOUT:
+            self._expected_before = self.expected
+            self.ssrc, self._base, self._highest, self._transit = ssrc, sequence, sequence, None
+        elif ahead < 0x8000:
+            self._highest += ahead  # extended by the cycles: it never wraps
+        if arrival is None:
+            return
+        transit = arrival - timestamp & 0xFFFFFFFF
+        if self._transit is not None:
+            change = transit - self._transit & 0xFFFFFFFF
+            change = min(change, 0x100000000 - change)
+            if change < 8000:  # more than a second is a new clock, not jitter
+                self.jitter += (change - self.jitter) / 16
+        self._transit = transit
+
+    @property
+    def expected(self):
+        """Packets that the sequence numbers say were sent."""
+        if self.ssrc is None:
+            return 0
+        return self._expected_before + self._highest - self._base + 1
+
+    @property
+    def lost(self):
+        """Packets that were sent and did not come."""
+        return max(0, self.expected - self.packets)
+
+    def block(self, last_sr=0, delay=0):
+        """Return the Block to report now; the next one counts from here."""
+        expected, packets = self.expected, self.packets
+        new = expected - self._reported[0]
+        lost = max(0, new - (packets - self._reported[1]))
+        self._reported = expected, packets
+        fraction = min(255, lost * 256 // new) if new > 0 else 0
+        return Block(self.ssrc, fraction, min(self.lost, 0x7FFFFF), self._highest & 0xFFFFFFFF,
+                     int(self.jitter), last_sr, delay)
+
+
+def ntp(seconds):
+    """Return a time of day (seconds since 1970) as a 64-bit NTP timestamp."""
+    return int((seconds + NTP_EPOCH) * 4294967296) & 0xFFFFFFFFFFFFFFFF
+
+
+def _packet(kind, count, body):
+    return struct.pack("!BBH", 0x80 | count, kind, len(body) // 4) + body
+
+
+def report(ssrc, cname, sender=None, block=None):
+    """Return a compound packet: SR or RR, then SDES with the CNAME.
+
+    sender: (NTP timestamp, RTP timestamp, packets, octets) where something was sent since the
+    report before. block: a Block, where something was received.
+    """
+    body = struct.pack("!I", ssrc)
+    if sender:
+        body += struct.pack("!QIII", *sender)
+    if block:
+        body += struct.pack("!IIIIII", block.ssrc, block.fraction_lost << 24 | block.lost,
+                            block.highest, block.jitter, block.last_sr, block.delay)
+    name = cname.encode()
+    item = struct.pack("!IBB", ssrc, 1, len(name)) + name
+    item += b"\0" * (4 - len(item) % 4)  # ends with at least one
+    return _packet(SR if sender else RR, 1 if block else 0, body) + _packet(SDES, 1, item)
+
+
+def goodbye(ssrc, cname):
+    """Return the compound packet that ends a stream."""
+    return report(ssrc, cname) + _packet(BYE, 1, struct.pack("!I", ssrc))
+
+
+def parse(data):
+    """Return (NTP timestamp of the SR or None, [Block]) of a compound packet.
+
+    Raises ValueError for what is no compound packet (RFC 3550 A.2).
+    """
+    sent, blocks, at = None, [], 0
+    while at < len(data):
+        if len(data) - at < 4 or data[at] >> 6 != 2:
+            raise ValueError("not RTCP")
+        count, kind = data[at] & 31, data[at + 1]
+        end = at + 4 + 4 * int.from_bytes(data[at + 2:at + 4], "big")
+        if end > len(data) or (at == 0 and kind not in (SR, RR)):
+            raise ValueError("not a compound packet")
+        if kind in (SR, RR):
+            first = at + (28 if kind == SR else 8)
+            if first + 24 * count > end:
+                raise ValueError("report cut short")
+            if kind == SR:
+                sent = int.from_bytes(data[at + 8:at + 16], "big")
+            for place in range(first, first + 24 * count, 24):
+                ssrc, lost, *others = struct.unpack_from("!IIIIII", data, place)
+                blocks.append(Block(ssrc, lost >> 24, lost & 0xFFFFFF, *others))
+        at = end
+    return sent, blocks

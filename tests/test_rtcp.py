@@ -1,0 +1,88 @@
+"""RTCP: counting what comes, and reports as bytes."""
+
+import unittest
+
+import rtcp
+from rtcp import Block, Reception
+
+
+class Counted(unittest.TestCase):
+    def setUp(self):
+        self.reception = Reception()
+
+    def take(self, *sequences, ssrc=7, late=()):
+        for sequence in sequences:
+            arrival = sequence * 160 + 5000 + dict(late).get(sequence, 0)
+            self.reception.count(ssrc, sequence & 0xFFFF, sequence * 160 & 0xFFFFFFFF, 160, arrival)
+
+    def test_nothing_is_expected_before_the_first_packet(self):
+        self.assertEqual((self.reception.expected, self.reception.lost), (0, 0))
+
+    def test_losses_are_the_gaps_in_the_sequence(self):
+        self.take(1, 2, 5, 6)
+        self.assertEqual((self.reception.expected, self.reception.lost), (6, 2))
+        self.take(3)  # late, not lost
+        self.assertEqual(self.reception.lost, 1)
+
+    def test_the_sequence_wraps(self):
+        self.take(*range(65530, 65546))
+        self.assertEqual((self.reception.expected, self.reception.lost), (16, 0))
+        self.assertEqual(self.reception.block().highest, 65545)
+
+    def test_a_new_source_or_a_jump_is_a_new_beginning_and_no_loss(self):
+        self.take(1, 2, 4)
+        self.take(30000, 30001)
+        self.take(9, 10, ssrc=8)
+        self.assertEqual((self.reception.expected, self.reception.lost), (8, 1))
+
+    def test_jitter_follows_the_change_of_transit_time(self):
+        self.take(1, 2, 3)
+        self.assertEqual(self.reception.jitter, 0)
+        self.take(4, late=[(4, 160)])
+        self.assertEqual(self.reception.jitter, 10)  # 160 / 16
+        self.take(5, late=[(5, 160)])
+        self.assertEqual(self.reception.jitter, 10 - 10 / 16)
+
+    def test_a_jump_of_the_clock_is_no_jitter(self):
+        self.take(1, 2)
+        self.take(3, late=[(3, 10 ** 6)])
+        self.assertEqual(self.reception.jitter, 0)
+
+    def test_the_fraction_lost_is_of_the_time_since_the_last_report(self):
+        self.take(1, 2, 4)
+        self.assertEqual(self.reception.block()[:4], (7, 64, 1, 4))
+        self.take(5, 6)
+        self.assertEqual(self.reception.block()[:4], (7, 0, 1, 6))
+        self.assertEqual(self.reception.block().fraction_lost, 0)
+
+
+class OnTheWire(unittest.TestCase):
+    BLOCK = Block(7, 64, 3, 65545, 12, 0x11112222, 65536)
+
+    def test_a_sender_report_has_its_times_counts_block_and_name(self):
+        data = rtcp.report(1, "us", (rtcp.ntp(0.5), 160, 10, 1600), self.BLOCK)
+        self.assertEqual(data[:8].hex(), "81c8000c" + "00000001")
+        self.assertEqual(data[8:28].hex(), "83aa7e8080000000" + "000000a0" "0000000a" "00000640")
+        self.assertEqual(data[28:52].hex(), "00000007" + "40000003" + "00010009" + "0000000c"
+                         + "11112222" + "00010000")
+        self.assertEqual(data[52:].hex(), "81ca0003" "00000001" "0102" "7573" "00000000")
+        self.assertEqual(rtcp.parse(data), (rtcp.ntp(0.5), [self.BLOCK]))
+
+    def test_a_receiver_report_of_nothing_and_a_goodbye_are_compound(self):
+        self.assertEqual(rtcp.report(1, "abc")[:8].hex(), "80c90001" + "00000001")
+        bye = rtcp.goodbye(1, "abc")
+        self.assertEqual(bye[-8:].hex(), "81cb0001" + "00000001")
+        self.assertEqual(rtcp.parse(bye), (None, []))
+        for name in ("a", "ab", "abc", "abcd"):
+            self.assertEqual(len(rtcp.report(1, name)) % 4, 0)
+
+    def test_what_is_malformed_raises_value_error(self):
+        good = rtcp.report(1, "us", (1, 2, 3, 4), self.BLOCK)
+        for data in (b"\x80", b"\x80\xc9", good[:-1], good[:30], b"\0" + good[1:],
+                     rtcp.report(1, "x")[8:], b"\x9f\xc9\0\1" + b"\0" * 4, b"\x80\xc8\0\0"):
+            with self.subTest(data[:8]), self.assertRaises(ValueError):
+                rtcp.parse(data)
+
+
+if __name__ == "__main__":
+    unittest.main()
