@@ -1,8 +1,8 @@
 """RTP: packets, the socket of a call, the session its thread serves, and the echo (RFC 3550).
 
 RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
-(`stop`), the RTP thread does all the rest and closes the socket.  Imports: net, rtcp,
-sdp (to read the description `rtp_echo_server` is given).
+(`stop`), the RTP thread does all the rest and closes the socket.  Imports: dtmf, net,
+rtcp, sdp (to read the description `rtp_echo_server` is given).
 """
 
 import errno
@@ -16,6 +16,7 @@ import threading
 import time
 from typing import NamedTuple
 
+import dtmf
 import rtcp
 import sdp
 from net import DSCP_RTP, set_dscp, wake_every
@@ -128,7 +129,7 @@ class Flow:
     def __init__(self, agreement):
         self.agreement = agreement
         self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp = agreement
-        self.audio = next(iter(self.formats), None)  # the type of audio; the others are events
+        self.audio, self.events = (*self.formats, None, None)[:2]  # types received
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
 
@@ -155,7 +156,7 @@ class RTPSession:
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
     unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_return: called where the
-    function that serves the call returns before its end.
+    function that serves the call returns before its end; on_key(key): for each key pressed.
     `for packet in session` gives the caller's audio until the call ends, and `send(payload)`
     answers; both in the session's one thread.
     """
@@ -169,6 +170,8 @@ class RTPSession:
         self.flow = Flow(sdp.NOTHING)
         self.received, self.packets_out, self.octets_out = rtcp.Reception(), 0, 0
         self.round_trip = None  # seconds, from the other side's reports
+        self.on_key = None
+        self._events = dtmf.EventReader()
         self._last_sr = 0, 0.0  # (middle of its NTP time, time of day it came)
         self._reported = 0, 0  # (packets in, packets out) at the last report
         self._cname = secrets.token_hex(8)
@@ -316,8 +319,15 @@ class RTPSession:
             audio = second & 127 == flow.audio
             self.received.count(ssrc, sequence, timestamp, size - 12,
                                 int(self._clock() * 8000) if audio else None)
+            if not audio:
+                self._take_event(ssrc, timestamp, buffer[12:size])
             return size
         return 0
+
+    def _take_event(self, ssrc, timestamp, payload):
+        key = self._events.read(ssrc, timestamp, payload)
+        if key and self.on_key:
+            self.on_key(key)
 
     def _warn_of(self, source, flow):
         if not self._warned:
@@ -348,6 +358,26 @@ class RTPSession:
                            self.ssrc, payload, marker)
         self.timestamp = self.timestamp + len(payload) & 0xFFFFFFFF
         self.transmit(packet.serialize())
+
+    def send_digits(self, digits):
+        """Send keys as telephone-events, 100 ms each; return when they are sent.
+
+        Raises ValueError for what is no key or where none were negotiated, StreamClosed once the
+        call has ended.
+        """
+        flow, due = self.flow, self._clock()
+        if flow.events is None:
+            raise ValueError("telephone-event was not negotiated")
+        for payloads in [dtmf.event_payloads(key) for key in digits]:
+            for number, payload in enumerate(payloads):
+                packet = RTPPacket(flow.formats[flow.events], self.sequence, self.timestamp,
+                                   self.ssrc, payload, number == 0)
+                self.transmit(packet.serialize())
+                due += 0.020
+                if self.stop_event.wait(max(0.0, due - self._clock())):
+                    raise StreamClosed
+            self.timestamp = self.timestamp + len(payloads) * FRAME & 0xFFFFFFFF
+            due += 0.060  # between two presses
 
     def transmit(self, data):
         """Send the bytes of a packet numbered with `sequence`, unless the call is held."""

@@ -259,6 +259,7 @@ class SIPServer:
             call = Call(request, f"{ip}:{self.port}", self.send, self.after, self.request,
                         self.release, self.remove)
             media.on_return = lambda: self.call_soon(self.hang_up, call, "its function returned")
+            media.on_key = lambda key: self.call_soon(self.on_key, call, key, "RTP")
             call.media = media
             call.timer = SessionTimer(call, self.after, self.hang_up)
             call.session = sdp.LocalSession(
@@ -345,6 +346,10 @@ class SIPServer:
     def hang_up(self, call, why, cause=16):
         """End a call from our side: BYE, now or once its 200 is ACKed; cause of ITU-T Q.850."""
         call.on("hang up", why=why, cause=cause)
+
+    def on_key(self, call, key, way):
+        """Take a key the caller pressed; way: what told it."""
+        log.info("call from %r: key %s (%s)", call.caller, key, way)
 
     def release(self, call):
         """End a call's media, and with them what its user calls the call."""

@@ -2,13 +2,14 @@
 
 A Call takes what it needs to act as functions and has no socket, clock or thread of its own.
 All of it runs in the SIP thread; only CallTable may be read from others.
-Imports: sip_response, sip_transaction (its timers), sip_utils.
+Imports: dtmf, sip_response, sip_transaction (its timers), sip_utils.
 """
 
 import logging
 import re
 import threading
 
+from dtmf import NotifyReader
 from sip_response import SIP_PORT, serialize
 from sip_transaction import TIMEOUT, resend_while
 from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
@@ -73,6 +74,7 @@ class Call:
         self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
         self.refresh_target(invite)
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
+        self.notified = NotifyReader()  # key presses told by NOTIFY
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.session = self.timer = None  # RTP, SDP, session timer: the server's
         self.began = None  # when it was answered, by the server's clock

@@ -2,11 +2,12 @@
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
 made of the table's keys.
-Imports: sip_dialog, sip_message, sip_response, sip_session_timer, sip_utils.
+Imports: dtmf, sip_dialog, sip_message, sip_response, sip_session_timer, sip_utils.
 """
 
 import logging
 
+from dtmf import info_key
 from sip_dialog import Unacked
 from sip_message import SIPError
 from sip_response import response_address
@@ -135,18 +136,24 @@ def on_options(server, request):
 
 
 def on_info(server, request):
-    call_of(server, request)
+    call = call_of(server, request)
     if request.header("Info-Package"):
         raise SIPError(469, "", [("Recv-Info", "")])  # RFC 6086 4.2.2
     server.respond(request, 200)
+    key = info_key(request.header("Content-Type", ""), request.body)
+    if key:
+        server.on_key(call, key, "INFO")
 
 
 def on_notify(server, request):
-    call_of(server, request)
+    call = call_of(server, request)
     event = request.header("Event", "").partition(";")[0].strip().lower()
     if event != "telephone-event":
         raise SIPError(489, "", [("Allow-Events", "telephone-event")])
     server.respond(request, 200)
+    key = call.notified.read(request.body)
+    if key:
+        server.on_key(call, key, "NOTIFY")
 
 
 def on_prack(server, request):

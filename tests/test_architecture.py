@@ -7,12 +7,12 @@ import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
-    "codec": "", "config": "", "net": "", "sip_utils": "",
+    "codec": "", "config": "", "dtmf": "", "net": "", "sip_utils": "",
     "sip_message": "sip_utils", "sip_response": "sip_utils", "sip_transaction": "sip_utils",
-    "rtcp": "", "sdp": "codec", "rtp": "net rtcp sdp", "sip_tcp": "net",
-    "sip_dialog": "sip_response sip_transaction sip_utils",
+    "rtcp": "", "sdp": "codec", "rtp": "dtmf net rtcp sdp", "sip_tcp": "net",
+    "sip_dialog": "dtmf sip_response sip_transaction sip_utils",
     "sip_session_timer": "sip_message sip_utils",
-    "sip_methods": "sip_dialog sip_message sip_response sip_session_timer sip_utils",
+    "sip_methods": "dtmf sip_dialog sip_message sip_response sip_session_timer sip_utils",
     "server": "config net rtcp rtp sdp sip_dialog sip_message sip_methods sip_response "
               "sip_session_timer sip_tcp sip_transaction sip_utils",
 }

@@ -148,6 +148,16 @@ class Others(InCall):
         self.assertEqual(ok.status, 200)
         self.assertEqual(statuses(self.trunk.say("INFO", to_tag="nobody")), [481])
 
+    def test_keys_told_by_info_and_notify_are_logged_once_each(self):
+        with self.assertLogs("server", "INFO") as logged:
+            self.say("INFO", body=b"Signal=5\r\nDuration=160\r\n",
+                     headers=["Content-Type: application/dtmf-relay"])
+            for flags in (b"\0", b"\x80"):
+                self.say("NOTIFY", body=b"\7" + flags + b"\7\xd0", headers=[
+                    "Event: telephone-event", "Content-Type: audio/telephone-event"])
+        self.assertEqual([record.getMessage() for record in logged.records],
+                         ["call from '4711': key 5 (INFO)", "call from '4711': key 7 (NOTIFY)"])
+
     def test_an_info_package_is_469(self):
         refused = self.say("INFO", headers=["Info-Package: foo"])
         self.assertEqual((refused.status, refused.header("Recv-Info")), (469, ""))

@@ -1,12 +1,14 @@
 """RTP: packets as bytes, and sessions on real sockets of the loopback."""
 
 import errno
+import itertools
 import socket
 import struct
 import threading
 import time
 import unittest
 
+import dtmf
 import rtcp
 import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
@@ -198,6 +200,32 @@ class Echo(unittest.TestCase):
         self.send(2, payload=b"back", sock=moved)
         self.assertEqual(self.heard(moved).payload, b"back")
         self.assertEqual(self.counted()[1], 1)
+
+    def test_a_key_is_told_once_and_its_packets_are_echoed(self):
+        keys = []
+        self.session.on_key = keys.append
+        for sequence, payload in enumerate(dtmf.event_payloads("7")):
+            self.send(sequence, 800, payload=payload, payload_type=101, marker=sequence == 0)
+            self.assertEqual(self.heard().payload, payload)
+        self.assertEqual(keys, ["7"])
+
+    def test_keys_are_sent_as_events_with_one_timestamp_a_press(self):
+        ticks = itertools.count()
+        session = RTPSession(open_rtp_socket(A, 42000, 42998), clock=lambda: next(ticks))
+        self.addCleanup(session.stop)
+        session.update(Agreement(self.caller.getsockname(), {8: 8, 101: 96}, True, True, "PCMA"))
+        session.send_digits("1#")
+        packets = [RTPPacket.parse(self.caller.recv(2048)) for _ in range(14)]
+        self.assertEqual({packet.payload_type for packet in packets}, {96})
+        self.assertEqual([packet.payload for packet in packets],
+                         dtmf.event_payloads("1") + dtmf.event_payloads("#"))
+        self.assertEqual([packet.marker for packet in packets], ([True] + [False] * 6) * 2)
+        times = [packet.timestamp - packets[0].timestamp & 0xFFFFFFFF for packet in packets]
+        self.assertEqual(times, [0] * 7 + [1120] * 7)
+        for digits, events in (("x", PCMA), ("1", {8: 8})):
+            session.update(Agreement(self.caller.getsockname(), events, True, True, "PCMA"))
+            with self.assertRaises(ValueError):
+                session.send_digits(digits)
 
     def test_types_are_mapped_to_what_the_other_side_wants(self):
         self.update(formats={8: 8, 101: 96})

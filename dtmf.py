@@ -1,0 +1,89 @@
+"""Key presses: telephone-events in RTP (RFC 4733), and in the bodies of INFO and NOTIFY.
+
+Imports: standard library only.
+"""
+
+import re
+import struct
+
+KEYS = "0123456789*#ABCD"  # the event code is the index
+EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
+END = 0x80
+STEP = 160  # timestamp units, 20 ms
+SIGNAL = re.compile(rb"^\s*signal\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+
+
+class EventReader:
+    """Tells each press of a key once, however many packets say so and some are lost.
+
+    What tells presses apart is the timestamp and the E bit; the marker may be lost with its packet.
+    """
+
+    def __init__(self):
+        self._ssrc = self._timestamp = self._event = None
+        self._ended, self._duration = True, 0
+
+    def read(self, ssrc, timestamp, payload):
+        """Return the key a packet begins, "" where it goes on with one or is no key."""
+        if len(payload) < EVENT.size:
+            return ""
+        event, flags, duration = EVENT.unpack_from(payload)
+        ahead = timestamp - (self._timestamp or 0) & 0xFFFFFFFF
+        known = ssrc == self._ssrc
+        if known and ahead >= 0x80000000:
+            return ""  # a late packet of a press before
+        goes_on = known and (ahead == 0 or (
+            event == self._event and not self._ended and ahead == self._duration))
+        self._ended = bool(flags & END) or (self._ended and known and ahead == 0)
+        self._ssrc, self._timestamp, self._event, self._duration = ssrc, timestamp, event, duration
+        return "" if goes_on else key_of(event)
+
+
+class NotifyReader:
+    """The same for the telephone-event NOTIFYs of Cisco, one or two to a press."""
+
+    def __init__(self):
+        self._open = None
+
+    def read(self, body):
+        """Return the key a body of four bytes begins, or ""."""
+        if len(body) < EVENT.size:
+            return ""
+        event, flags, _ = EVENT.unpack_from(body)
+        ends = bool(flags & END)
+        goes_on = ends and event == self._open
+        self._open = None if ends else event
+        return "" if goes_on else key_of(event)
+
+
+def key_of(event):
+    """Return the key of an event code, "" for a code that is none (16 is the hook flash)."""
+    return KEYS[event] if event < len(KEYS) else ""
+
+
+def info_key(content_type, body):
+    """Return the key of an INFO body, application/dtmf-relay or application/dtmf, or ""."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/dtmf-relay":
+        match = SIGNAL.search(body)
+        signal = match.group(1) if match else b""
+    else:
+        signal = body.strip() if kind == "application/dtmf" else b""
+    text = signal.decode("ascii", "replace").upper()
+    if text in ("10", "11"):
+        return KEYS[int(text)]
+    return text if len(text) == 1 and text in KEYS else ""
+
+
+def event_payloads(key, milliseconds=100):
+    """Return the payloads of one press, to be sent 20 ms apart with one timestamp.
+
+    The last is sent three times, as the end may not be lost (RFC 4733 2.5.1.4). Raises ValueError
+    for what is no key.
+    """
+    if len(key) != 1 or key not in KEYS:
+        raise ValueError(f"{key!r} is no key")
+    steps = max(1, milliseconds // 20)
+    volume = 10  # -dBm0
+    payloads = [EVENT.pack(KEYS.index(key), volume, STEP * step) for step in range(1, steps)]
+    return payloads + [EVENT.pack(KEYS.index(key), END | volume, STEP * steps)] * 3
