@@ -290,9 +290,12 @@ class SIPServer:
             raise SIPError(486, "") from None
         call.began = self.clock()
         source, flow = call.invite.source, call.media.flow
-        log.info("call from %r to %r began: SIP/%s %s:%d, RTP port %d, theirs %s", call.caller,
+        log.info("call from %r to %r began: SIP/%s %s:%d, RTP port %d, theirs %s%s", call.caller,
                  call.called, call.transport, source[0], source[1], call.media.port,
-                 flow.remote or "not known yet")
+                 "{}:{}".format(*flow.remote) if flow.remote else "not known yet",
+                 "".join(f", {name} {value!a}" for name, value in (
+                     ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
+                     ("private", call.identity.private)) if value))
         send_2xx(self, call, call.invite, body, offered=not flow.formats)
         if self.config.rtp_timeout:
             self.watch(call, 0, call.began)

@@ -12,8 +12,8 @@ import threading
 from dtmf import NotifyReader
 from sip_response import SIP_PORT, serialize
 from sip_transaction import TIMEOUT, resend_while
-from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
-                       parse_uri, request_uri)
+from sip_utils import (get_called_number, get_caller_number, get_identity, new_branch, new_tag,
+                       parse_address, parse_uri, request_uri)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class Call:
         self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
         self.refresh_target(invite)
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
+        self.identity = get_identity(invite)
         self.notified = NotifyReader()  # key presses told by NOTIFY
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.session = self.timer = None  # RTP, SDP, session timer: the server's

@@ -206,6 +206,42 @@ def q850_cause(message):
     return 0
 
 
+class Identity(NamedTuple):
+    """Who calls, beyond the number: P-Asserted-Identity, Remote-Party-ID, Diversion, History-Info.
+
+    name: to display, "" if none. diverted_by: the number that sent the call on, "" if none.
+    private: the caller wants not to be shown (RFC 3323, RFC 3325).
+    """
+
+    name: str
+    diverted_by: str
+    private: bool
+
+
+def get_identity(message):
+    """Return the Identity a request tells."""
+    asserted = message.headers_all("P-Asserted-Identity")
+    remote_party = message.headers_all("Remote-Party-ID")
+    names = [address.display for address in _addresses(
+        asserted + remote_party + message.headers_all("From"))]
+    history = message.headers_all("History-Info")  # RFC 7044: the last is us
+    diverted_by = _first_user(message.headers_all("Diversion") + history[-2::-1])
+    wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
+    hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
+    hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
+                           for address in _addresses(remote_party))
+    private = bool(hidden) or get_caller_number(message).lower() == "anonymous"
+    return Identity(next((name for name in names if name), ""), diverted_by, private)
+
+
+def _addresses(values):
+    for value in values:
+        try:
+            yield parse_address(value)
+        except ValueError:
+            continue
+
+
 def get_caller_number(message):
     """Return who calls: the user part of P-Asserted-Identity, else of From, else ""."""
     return _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
@@ -219,9 +255,9 @@ def get_called_number(message):
 
 
 def _first_user(values):
-    for value in values:
+    for address in _addresses(values):
         try:
-            user = parse_uri(parse_address(value).uri).user
+            user = parse_uri(address.uri).user
         except ValueError:
             continue
         if user:

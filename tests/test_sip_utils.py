@@ -3,9 +3,9 @@
 import unittest
 
 from sip_message import SIPMessage
-from sip_utils import (get_called_number, get_caller_number, new_branch, new_tag, parse_address,
-                       parse_cseq, parse_uri, parse_via, q850_cause, request_uri, split_list,
-                       stable_tag)
+from sip_utils import (get_called_number, get_caller_number, get_identity, new_branch, new_tag,
+                       parse_address, parse_cseq, parse_uri, parse_via, q850_cause, request_uri,
+                       split_list, stable_tag)
 
 
 class Lists(unittest.TestCase):
@@ -113,6 +113,23 @@ class Numbers(unittest.TestCase):
                               ("SIP;cause=200, q.850 ; cause=47", 47),
                               ("SIP;cause=600", 0), ("Q.850", 0), ("Q.850;cause=x", 0), ("", 0)):
             self.assertEqual(q850_cause(self.message(f"Reason: {reason}")), cause, reason)
+
+    def test_the_identity_is_read_from_whatever_header_tells_it(self):
+        for lines, identity in (
+                (["From: <sip:1@h>;tag=1"], ("", "", False)),
+                (['P-Asserted-Identity: "Doe, J" <sip:1@h>', 'From: "x" <sip:1@h>'],
+                 ("Doe, J", "", False)),
+                (['Remote-Party-ID: "Jo" <sip:1@h>;party=calling;screen=yes;privacy=off',
+                  "From: <sip:1@h>"], ("Jo", "", False)),
+                (["Remote-Party-ID: <sip:1@h>;party=calling;privacy=full"], ("", "", True)),
+                (['From: "Anonymous" <sip:anonymous@anonymous.invalid>'], ("Anonymous", "", True)),
+                (["Privacy: none", "From: <sip:1@h>"], ("", "", False)),
+                (["Privacy: id;critical"], ("", "", True)),
+                (['Diversion: "a, b" <sip:55@h>;reason=user-busy, <sip:66@h>'], ("", "55", False)),
+                (["History-Info: <sip:77@h?Reason=SIP%3Bcause%3D302>;index=1, <sip:1000@h>;index=2",
+                  "From: <sip:\\u95>"], ("", "77", False)),
+                (["History-Info: <sip:1000@h>;index=1"], ("", "", False))):
+            self.assertEqual(get_identity(self.message(*lines)), identity, lines)
 
     def test_a_caller_without_number_is_empty(self):
         self.assertEqual(get_caller_number(self.message("From: <sip:10.0.0.1>;tag=1")), "")
