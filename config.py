@@ -11,14 +11,14 @@ class ConfigError(ValueError):
 
 
 def address(text):
-    ip = ipaddress.IPv4Address(text)
+    ip = ipaddress.ip_address(text)
     if ip.is_multicast:
         raise ValueError("is a multicast address")
     return str(ip)
 
 
 def host_address(text):
-    if text and ipaddress.IPv4Address(text).is_unspecified:
+    if text and ipaddress.ip_address(text).is_unspecified:
         raise ValueError("must be an address that callers can send to")
     return address(text) if text else ""
 
@@ -38,9 +38,10 @@ def level(text):
 
 
 SETTINGS = (  # name, default, how its text is read, what it is
-    ("BIND_IP", "127.0.0.1", address, "IPv4 address to listen on; 0.0.0.0 is all of them"),
+    ("BIND_IP", "127.0.0.1", address,
+     "address to listen on; 0.0.0.0 is all of IPv4, :: all of IPv6"),
     ("ADVERTISED_IP", "", host_address,
-     "IPv4 address that callers are told to send to; unset: the one that faces the caller"),
+     "address that callers are told to send to; unset: the one that faces the caller"),
     ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
@@ -66,7 +67,7 @@ class Config(NamedTuple):
     @property
     def reach_ip(self):
         """The address at which this machine itself reaches the server."""
-        return "127.0.0.1" if self.bind_ip == "0.0.0.0" else self.bind_ip
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_ip, self.bind_ip)
 
     @classmethod
     def from_env(cls, environ):
@@ -79,6 +80,9 @@ class Config(NamedTuple):
             except ValueError as error:
                 raise ConfigError(f"{name}={text!a}: {error}") from None
         config = cls(**values)
+        if config.advertised_ip and (":" in config.advertised_ip) != (":" in config.bind_ip):
+            raise ConfigError(f"ADVERTISED_IP={config.advertised_ip}: BIND_IP={config.bind_ip} is "
+                              "of the other IP version")
         if config.rtp_port_start + config.rtp_port_start % 2 > config.rtp_port_end:
             raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: no even port from "
                               f"RTP_PORT_START={config.rtp_port_start} on")

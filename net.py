@@ -3,6 +3,7 @@
 Imports: standard library only.
 """
 
+import ipaddress
 import logging
 import os
 import socket
@@ -25,19 +26,48 @@ def wake_every(sock, seconds):
         sock.settimeout(seconds)
 
 
+def open_socket(ip, kind):
+    """Return an unbound socket of a kind (SOCK_DGRAM, SOCK_STREAM) for an IP. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind)
+    if ":" in ip:  # where :: should take IPv4 as well, every address would have two forms
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def host_port(ip, port):
+    """Return "ip:port" as SIP writes it, an IPv6 address in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def is_ip(text):
+    """Say whether a text is an IP address, and no name."""
+    return same_ip(text, text)
+
+
+def same_ip(one, other):
+    """Say whether two texts are the same IP address, with or without brackets, in any spelling."""
+    try:
+        return ipaddress.ip_address(one.strip("[]")) == ipaddress.ip_address(other.strip("[]"))
+    except ValueError:
+        return False
+
+
 def set_dscp(sock, dscp):
     """Mark what a socket sends with a DSCP (RFC 4594), where the system lets us."""
     try:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
     except OSError as error:
         log.debug("DSCP %d not set: %s", dscp, error)
 
 
 def local_address(ip):
     """Return the address of this machine that faces ip; nothing is sent. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with open_socket(ip, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((ip, 9))
         except OSError:
-            return "127.0.0.1"  # no network but the loopback
+            return "::1" if ":" in ip else "127.0.0.1"  # no network but the loopback
         return probe.getsockname()[0]

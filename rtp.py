@@ -19,7 +19,7 @@ from typing import NamedTuple
 import dtmf
 import rtcp
 import sdp
-from net import DSCP_RTP, set_dscp, wake_every
+from net import DSCP_RTP, host_port, open_socket, set_dscp, wake_every
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
     """
     ports = range(start, start + 1) if end is None else range(start + start % 2, end + 1, 2)
     skip = ports.index(first) if first in ports else 0
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = open_socket(ip, socket.SOCK_DGRAM)
     try:
         for port in itertools.chain(ports[skip:], ports[:skip]):
             try:
@@ -237,7 +237,7 @@ class RTPSession:
             if self.flow.rtcp:
                 self._rtcp.sendto(data, self.flow.rtcp)
         except OSError as error:
-            log.debug("RTCP to %s:%d not sent: %s", *self.flow.rtcp, error)
+            log.debug("RTCP to %s not sent: %s", host_port(*self.flow.rtcp), error)
 
     def _read_reports(self):
         ours = {self.peer_ip, *(at[0] for at in (self.flow.rtcp, self.flow.remote) if at)}
@@ -250,7 +250,7 @@ class RTPSession:
                 if source[0] in ours:
                     self._take_report(*rtcp.parse(data), arrival_of(ancillary))
             except ValueError as error:
-                log.debug("RTCP from %s:%d ignored: %s", *source, error)
+                log.debug("RTCP from %s ignored: %s", host_port(*source[:2]), error)
 
     def _take_report(self, sent, blocks, came):
         if came is None:
@@ -331,8 +331,9 @@ class RTPSession:
 
     def _warn_of(self, source, flow):
         if not self._warned:
-            log.warning("RTP to port %d from %s:%d is ignored: the call's addresses are %s and %s",
-                        self.port, *source, flow.remote and flow.remote[0], self.peer_ip or None)
+            log.warning("RTP to port %d from %s is ignored: the call's addresses are %s and %s",
+                        self.port, host_port(*source[:2]), flow.remote and flow.remote[0],
+                        self.peer_ip or None)
         self._warned = True
 
     def __iter__(self):
@@ -387,7 +388,7 @@ class RTPSession:
         try:
             self.sock.sendto(data, flow.target)
         except OSError as error:
-            log.debug("RTP to %s:%d not sent: %s", flow.target[0], flow.target[1], error)
+            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         self.packets_out += 1

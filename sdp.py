@@ -51,14 +51,17 @@ class MediaLine:
                 return [(int(pt), codec)]
         return []
 
-    def remote(self):
-        """Return (ip, port) to send to, or None where nothing may be sent to. Raises SDPError."""
+    def remote(self, like):
+        """Return (ip, port) to send to, or None where nothing may be sent to.
+
+        like: an address of the IP version that can be reached. Raises SDPError.
+        """
         if len(self.address) < 3:
             raise SDPError("no c= line")
         try:
-            ip = ipaddress.IPv4Address(self.address[2].partition("/")[0])
-        except ValueError:
-            raise SDPError("connection address is not IPv4", 301) from None
+            ip = read_ip(self.address[2].partition("/")[0], like)
+        except ValueError as error:
+            raise SDPError(f"connection address: {error}", 301) from None
         return (str(ip), self.port) if sendable(ip) and self.port else None
 
     def remote_rtcp(self, remote):
@@ -67,7 +70,7 @@ class MediaLine:
         if remote is None or not PORT.fullmatch(port) or not 0 < int(port) < 65536:
             return None
         try:
-            ip = ipaddress.IPv4Address(address[2] if len(address) > 2 else remote[0])
+            ip = read_ip(address[2] if len(address) > 2 else remote[0], remote[0])
         except ValueError:
             return None
         return (str(ip), int(port)) if sendable(ip) else None
@@ -92,8 +95,16 @@ NOTHING = Agreement(None, {}, False, False, "none")
 
 
 def sendable(ip):
-    """Say whether an IPv4Address is one host's: not 0.0.0.0 (hold), multicast or broadcast."""
+    """Say whether an address is one host's: not 0.0.0.0 or :: (hold), multicast or broadcast."""
     return not (ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address(0xFFFFFFFF))
+
+
+def read_ip(text, like):
+    """Return an ip_address of the version of another. Raises ValueError."""
+    ip, version = ipaddress.ip_address(text), ipaddress.ip_address(like).version
+    if ip.version != version or getattr(ip, "ipv4_mapped", None):
+        raise ValueError(f"IPv{version} is spoken here")
+    return ip
 
 
 class Description(NamedTuple):
@@ -154,7 +165,7 @@ class LocalSession:
         """Take an offer; return (answer as bytes, Agreement). Raises SDPError and forgets it."""
         time, media = parse(offer)
         chosen, formats = self._choose(media)
-        agreement = agree(media[chosen], formats, formats)
+        agreement = self._agree(media[chosen], formats, formats)
         self._time, self._slots = time, [m.refused() for m in media]
         self._slots[chosen] = None
         agreed = {codec: pt for pt, codec in formats}
@@ -175,7 +186,7 @@ class LocalSession:
         media, at = parse(answer).media, self._slots.index(None)
         if at >= len(media) or not media[at].port:
             return NOTHING
-        return agree(media[at], self._offered(), self._usable(media[at]))
+        return self._agree(media[at], self._offered(), self._usable(media[at]))
 
     def _choose(self, media):
         """Return (index, formats) of the first usable m= line. Raises SDPError."""
@@ -192,10 +203,22 @@ class LocalSession:
         """Return the formats of an audio line that can be taken. Raises SDPError."""
         if line.proto.upper() != "RTP/AVP":
             raise SDPError(f"audio over {line.proto!r} is not spoken here", 302)
-        remote = line.remote()
+        remote = line.remote(self.ip)
         if remote and self._is_own(remote):
             raise SDPError("the audio is wanted at an address of this server", 399)
         return pick_formats(line)
+
+    def _agree(self, line, ours, theirs):
+        """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
+
+        ours, theirs: [(payload type, codec)], what each side wants to receive.
+        """
+        they_send, they_receive = DIRECTIONS[line.direction]
+        remote = line.remote(self.ip)
+        types = {codec: pt for pt, codec in theirs}
+        formats = {pt: types[codec] for pt, codec in ours if codec in types}
+        return Agreement(remote, formats, they_receive and remote is not None, they_send,
+                         theirs[0][1].name, line.remote_rtcp(remote))
 
     def _offered(self):
         return [(self._types[codec], codec) for codec in CODECS + (EVENT,)]
@@ -206,8 +229,9 @@ class LocalSession:
                  for line in ([slot] if slot else self._audio(formats, direction))]
         if lines != self._said:
             self._said, self._version = lines, self._version + 1
-        head = ["v=0", f"o=- {self._id} {self._version} IN IP4 {self.ip}", "s=-",
-                f"c=IN IP4 {self.ip}", f"t={self._time}"]
+        here = f"IN {'IP6' if ':' in self.ip else 'IP4'} {self.ip}"
+        head = ["v=0", f"o=- {self._id} {self._version} {here}", "s=-", f"c={here}",
+                f"t={self._time}"]
         return ("\r\n".join(head + lines) + "\r\n").encode()
 
     def _audio(self, formats, direction):
@@ -225,16 +249,3 @@ def pick_formats(line):
             return line.find(codec) + line.find(EVENT)
     names = ", ".join(f"{codec.name}/{codec.rate}" for codec in CODECS)
     raise SDPError(f"no common codec; spoken here: {names}", 305)
-
-
-def agree(line, ours, theirs):
-    """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
-
-    ours, theirs: [(payload type, codec)], what each side wants to receive.
-    """
-    they_send, they_receive = DIRECTIONS[line.direction]
-    remote = line.remote()
-    types = {codec: pt for pt, codec in theirs}
-    formats = {pt: types[codec] for pt, codec in ours if codec in types}
-    return Agreement(remote, formats, they_receive and remote is not None, they_send,
-                     theirs[0][1].name, line.remote_rtcp(remote))

@@ -6,7 +6,6 @@ Imports: everything.
 """
 
 import argparse
-import ipaddress
 import logging
 import os
 import queue
@@ -22,7 +21,7 @@ import config
 import rtcp
 import rtp
 import sdp
-from net import DSCP_SIP, local_address, set_dscp
+from net import DSCP_SIP, host_port, is_ip, local_address, open_socket, set_dscp
 from sip_dialog import Call, CallTable, hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD, send_2xx
@@ -71,7 +70,7 @@ class SIPServer:
                     raise  # only where any port will do, the next may be free for both
 
     def _bind(self):
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock = open_socket(self.config.bind_ip, socket.SOCK_DGRAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # what bursts need
         set_dscp(self.sock, DSCP_SIP)
         self.sock.bind((self.config.bind_ip, self.config.sip_port))
@@ -108,7 +107,7 @@ class SIPServer:
             log.warning("nothing received: %s", error)
             return
         if data.strip(b"\r\n\0"):
-            self.guard(self.receive, data, address)
+            self.guard(self.receive, data, address[:2])
 
     def guard(self, function, *args):
         """Call function; what it raises is logged and ends nothing else."""
@@ -150,18 +149,18 @@ class SIPServer:
 
     def send(self, data, address):
         """Send a message to an (ip, port) over UDP, or a TCPHop."""
-        log.debug("to %s:%d %r", address[0], address[1], data)
+        log.debug("to %s %r", host_port(*address[:2]), data)
         if isinstance(address, TCPHop):
             self.tcp.send(data, address)
             return
         try:
             self.sock.sendto(data, address)
         except OSError as error:
-            log.warning("nothing can be sent to %s:%d: %s", address[0], address[1], error)
+            log.warning("nothing can be sent to %s: %s", host_port(*address), error)
 
     def receive(self, data, address, connection=None):
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
-        log.debug("from %s:%d %r", address[0], address[1], data)
+        log.debug("from %s %r", host_port(*address), data)
         message = SIPMessage(data, address, connection)
         if not message.valid:
             log.debug("dropped: not SIP")
@@ -217,8 +216,8 @@ class SIPServer:
             log.debug("bad ACK dropped: %s", error)
             return
         response = self.respond(request, error.status, error.reason, error.headers)
-        log.info("%.20r from %s:%d refused: %d %s%.200s", request.method(), *request.source,
-                 error.status, response.reason,
+        log.info("%.20r from %s refused: %d %s%.200s", request.method(),
+                 host_port(*request.source), error.status, response.reason,
                  "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
     def request(self, call, method, branch, data, next_hop, on_final):
@@ -232,16 +231,16 @@ class SIPServer:
 
         def look_up(host, port):
             try:
-                found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)
-                self.call_soon(go, found[0][4])
+                found = socket.getaddrinfo(host, port, self.sock.family, socket.SOCK_DGRAM)
+                self.call_soon(go, found[0][4][:2])
             except (OSError, UnicodeError) as error:
                 log.warning("%s can't be sent to %r: %s", method, host, error)
                 self.call_soon(on_final, None)
 
         try:
             host, port = hop_address(next_hop)
-            if host.replace(".", "").isdigit():
-                go((str(ipaddress.IPv4Address(host)), port))
+            if is_ip(host):
+                go((host, port))
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()
         except (ValueError, RuntimeError) as error:
@@ -256,7 +255,7 @@ class SIPServer:
         try:
             ip = self.address_towards(peer_ip)
             media = self.open_media(peer_ip)
-            call = Call(request, f"{ip}:{self.port}", self.send, self.after, self.request,
+            call = Call(request, host_port(ip, self.port), self.send, self.after, self.request,
                         self.release, self.remove)
             media.on_return = lambda: self.call_soon(self.hang_up, call, "its function returned")
             media.on_key = lambda key: self.call_soon(self.on_key, call, key, "RTP")
@@ -290,9 +289,9 @@ class SIPServer:
             raise SIPError(486, "") from None
         call.began = self.clock()
         source, flow = call.invite.source, call.media.flow
-        log.info("call from %r to %r began: SIP/%s %s:%d, RTP port %d, theirs %s%s", call.caller,
-                 call.called, call.transport, source[0], source[1], call.media.port,
-                 "{}:{}".format(*flow.remote) if flow.remote else "not known yet",
+        log.info("call from %r to %r began: SIP/%s %s, RTP port %d, theirs %s%s", call.caller,
+                 call.called, call.transport, host_port(*source), call.media.port,
+                 host_port(*flow.remote) if flow.remote else "not known yet",
                  "".join(f", {name} {value!a}" for name, value in (
                      ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
                      ("private", call.identity.private)) if value))
@@ -390,7 +389,7 @@ class SIPServer:
 
     def address_towards(self, ip):
         """Return the address a caller at ip is told to send to."""
-        if self.config.advertised_ip or self.config.bind_ip != "0.0.0.0":
+        if self.config.advertised_ip or self.config.bind_ip not in ("0.0.0.0", "::"):
             return self.config.advertised_ip or self.config.bind_ip
         return local_address(ip)
 
@@ -422,13 +421,13 @@ def refusal(error, agent):
 def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
     ip = settings.reach_ip
-    uri, tag = f"sip:{ip}:{settings.sip_port}", new_tag()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    uri, tag = f"sip:{host_port(ip, settings.sip_port)}", new_tag()
+    with open_socket(ip, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1.0)
         try:
             sock.connect((ip, settings.sip_port))
             for _ in range(3):
-                here = "{}:{}".format(*sock.getsockname())
+                here = host_port(*sock.getsockname()[:2])
                 sock.send(serialize(f"OPTIONS {uri} SIP/2.0", [
                     ("Via", f"SIP/2.0/UDP {here};branch={new_branch()};rport"),
                     ("Max-Forwards", "0"), ("From", f"<sip:ping@{here}>;tag={tag}"),
@@ -477,9 +476,10 @@ def main(media=rtp.echo, argv=None):
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    here = server.address_towards("192.0.2.1")  # some other machine (RFC 5737): the LAN's address
-    log.info("listening on UDP and TCP %s:%d; call sip:echo@%s:%d",
-             settings.bind_ip, server.port, here, server.port)
+    # some other machine (RFC 5737, RFC 3849): the answer is our address in the LAN
+    here = server.address_towards("2001:db8::1" if ":" in settings.bind_ip else "192.0.2.1")
+    log.info("listening on UDP and TCP %s; call sip:echo@%s",
+             host_port(settings.bind_ip, server.port), host_port(here, server.port))
     server.serve_forever()
     log.info("stopped")
 

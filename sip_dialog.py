@@ -218,7 +218,7 @@ def hop_address(uri):
     host = parsed.params.get("maddr") or parsed.host
     if not host:
         raise ValueError("no host in the URI")
-    return host, parsed.port or SIP_PORT
+    return host.strip("[]"), parsed.port or SIP_PORT
 
 
 class CallTable:

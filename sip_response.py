@@ -1,10 +1,11 @@
 """Build SIP messages: SIPResponse, where a response goes, and the one serializer.
 
-Imports: sip_utils.
+Imports: net, sip_utils.
 """
 
 from typing import NamedTuple
 
+from net import same_ip
 from sip_utils import split_outside, stable_tag
 
 SERVER = "sip-rtp-server"
@@ -99,7 +100,7 @@ def stamped_vias(request):
             kept.append(f"rport={port}")
         elif name != "received":  # what the sender claims there is not for it to say
             kept.append(param)
-    if "rport" in via.params or via.host.strip("[]") != ip:
+    if "rport" in via.params or not same_ip(via.host, ip):
         kept.append(f"received={ip}")
     return [";".join([first] + kept)] + vias[1:]
 

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 
-from net import DSCP_SIP, set_dscp, wake_every
+from net import DSCP_SIP, host_port, open_socket, set_dscp, wake_every
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Connection:
     """
 
     def __init__(self, address, on_message, on_end, sock=None):
-        self.address, self._sock = address, sock
+        self.address, self.name, self._sock = address, host_port(*address), sock
         self._on_message, self._on_end = on_message, on_end
         self._lock = threading.Lock()  # guards _sock and _pending
         self._pending = [] if sock is None else None  # None once connected
@@ -113,7 +113,7 @@ class Connection:
                 reason = "it does not read"
             except OSError as error:
                 reason = error
-        log.warning("connection with %s:%d: given up: %s", *self.address, reason)
+        log.warning("connection with %s: given up: %s", self.name, reason)
         self.stop()
 
     def stop(self):
@@ -124,7 +124,7 @@ class Connection:
                 if self._sock is not None:
                     self._sock.shutdown(socket.SHUT_RDWR)
             except OSError as error:
-                log.debug("%s:%d: %s", *self.address, error)
+                log.debug("connection with %s: %s", self.name, error)
 
     def close(self):
         """Close the socket, once the thread has ended."""
@@ -139,9 +139,9 @@ class Connection:
                 self._connect()
             self._read()
         except OSError as error:
-            log.warning("connection with %s:%d: %s", *self.address, error)
+            log.warning("connection with %s: %s", self.name, error)
         except FramingError as error:
-            log.warning("connection with %s:%d: %s", *self.address, error)
+            log.warning("connection with %s: %s", self.name, error)
             if error.head:
                 self._on_message(error.head, self)  # for a 400
         finally:
@@ -191,7 +191,7 @@ class TCPTransport:
 
     def listen(self, ip, port):
         """Listen at ip:port and take connections in a thread. Raises OSError, RuntimeError."""
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener = open_socket(ip, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._listener.bind((ip, port))
@@ -232,7 +232,7 @@ class TCPTransport:
                 log.debug("accept: %s", error)
                 self._closing.wait(0.1)  # out of descriptors, perhaps: not at full speed
                 continue
-            self._post(self._begin, address, sock)
+            self._post(self._begin, address[:2], sock)
 
     def _begin(self, address, sock):
         connection = Connection(address, self._on_message, self._on_end, sock)
@@ -244,11 +244,11 @@ class TCPTransport:
                 set_dscp(sock, DSCP_SIP)
             connection.start()
         except (OSError, RuntimeError) as error:
-            log.warning("no connection with %s:%d: %s", *address, error)
+            log.warning("no connection with %s: %s", connection.name, error)
             connection.close()
             return None
         self._connections[address] = connection
-        log.info("connection with %s:%d: %s", *address, "accepted" if sock else "being made")
+        log.info("connection with %s: %s", connection.name, "accepted" if sock else "being made")
         return connection
 
     def _on_message(self, data, connection):
@@ -262,6 +262,6 @@ class TCPTransport:
 
     def _end(self, connection):
         connection.close()
-        log.info("connection with %s:%d: closed", *connection.address)
+        log.info("connection with %s: closed", connection.name)
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]

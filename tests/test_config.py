@@ -21,7 +21,8 @@ class Settings(unittest.TestCase):
             self.assertIn(name, help_text())
 
     def test_a_bad_value_is_named(self):
-        for name, value in (("BIND_IP", "localhost"), ("BIND_IP", "::1"), ("BIND_IP", "224.0.0.1"),
+        for name, value in (("BIND_IP", "localhost"), ("BIND_IP", "[::1]"),
+                            ("BIND_IP", "224.0.0.1"),
                             ("ADVERTISED_IP", "0.0.0.0"), ("ADVERTISED_IP", "pbx.example"),
                             ("SIP_PORT", "65536"), ("SIP_PORT", "-1"), ("SIP_PORT", "5_060"),
                             ("SIP_PORT", "\u0665"), ("SIP_PORT", "9" * 5000),
@@ -31,6 +32,12 @@ class Settings(unittest.TestCase):
             with self.subTest(name=name, value=value[:9]), self.assertRaisesRegex(
                     ConfigError, f"^{name}="):
                 Config.from_env({name: value})
+
+    def test_both_addresses_are_of_one_ip_version(self):
+        config = Config.from_env({"BIND_IP": "::", "ADVERTISED_IP": "2001:db8::1"})
+        self.assertEqual((config.bind_ip, config.reach_ip), ("::", "::1"))
+        with self.assertRaisesRegex(ConfigError, "^ADVERTISED_IP="):
+            Config.from_env({"BIND_IP": "::", "ADVERTISED_IP": "192.0.2.1"})
 
     def test_a_range_without_an_even_port_is_refused(self):
         for start, end in (("20002", "20000"), ("20001", "20001")):

@@ -29,7 +29,7 @@ class Process:
         test.addCleanup(reader.join, SECONDS)
         test.addCleanup(self.process.wait, SECONDS)
         test.addCleanup(self.process.kill)
-        self.port = int(self.wait_for(r"listening on UDP and TCP 127\.0\.0\.1:(\d+)").group(1))
+        self.port = int(self.wait_for(r"listening on UDP and TCP \S+:(\d+);").group(1))
 
     def _read(self):
         for line in self.process.stderr:
