@@ -1,0 +1,278 @@
+"""A scripted trunk that plays whole flows of a call manager, with RTP running all the while.
+
+Signalling, media, music on hold and the party transferred to have loopback addresses of their own.
+"""
+
+import selectors
+import socket
+import struct
+import threading
+import time
+from tempfile import TemporaryDirectory
+
+from sip_message import SIPMessage
+from tests.interop.support import SERVER_IP, InteropCase, Server
+
+SIGNALLING, MTP, MUSIC, OTHER = (f"127.0.0.{n}" for n in (21, 22, 23, 24))
+PERIOD = 0.02  # seconds between packets
+HEADER = struct.Struct("!BBHII")
+MARK = struct.Struct("!I")  # at the start of each payload: whose it is
+CISCO = "Session-Expires:  1800\r\nMin-SE:  1800\r\nSupported: timer,resource-priority,replaces\r\n"
+CALLS = 50
+
+
+class Stream:
+    """One RTP socket of a call. sent: [seconds]; heard: [(seconds, SSRC, mark)] of what came."""
+
+    def __init__(self, ip, number):
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((ip, 0))
+        self.sock.setblocking(False)
+        self.ip, self.port = self.sock.getsockname()
+        self.number, self.target, self.sent, self.heard = number, None, [], []
+
+    def talk(self):
+        if self.target:
+            sequence = len(self.sent)
+            header = HEADER.pack(0x80, 8, sequence & 0xFFFF, sequence * 160, self.number)
+            self.sock.sendto(header + MARK.pack(self.number) + b"\xd5" * 156, self.target)
+            self.sent.append(time.monotonic())
+
+    def listen(self):
+        data = self.sock.recv(2048)
+        self.heard.append((time.monotonic(), HEADER.unpack_from(data)[4],
+                           MARK.unpack_from(data, HEADER.size)[0]))
+
+
+class Media:
+    """A thread that lets every stream talk each 20 ms, and listens."""
+
+    def __init__(self):
+        self._selector, self._lock = selectors.DefaultSelector(), threading.Lock()
+        self._streams = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stopping.set()
+        self._thread.join()
+        self._selector.close()
+        for stream in self._streams:
+            stream.sock.close()
+
+    def stream(self, ip, number):
+        stream = Stream(ip, number)
+        with self._lock:
+            self._streams.append(stream)
+            self._selector.register(stream.sock, selectors.EVENT_READ, stream)
+        return stream
+
+    def _run(self):
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            with self._lock:
+                for stream in self._streams:
+                    stream.talk()
+            due += PERIOD
+            while time.monotonic() < due:
+                for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                    key.data.listen()
+
+
+class TrunkCall:
+    """One call of the trunk's: requests one after the other, each answered within seconds."""
+
+    def __init__(self, test, port, number, media):
+        self.test, self.server, self.number, self.media = test, (SERVER_IP, port), number, media
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((SIGNALLING, 0))
+        self.sock.settimeout(10)
+        self.here = "{}:{}".format(*self.sock.getsockname())
+        self.to, self.uri, self.cseq, self.rtp_port = "", f"sip:1000@{SERVER_IP}", 100, 0
+        self.stream = media.stream(MTP, number)
+
+    def sdp(self, stream=None, direction="sendrecv", port=None):
+        stream = stream or self.stream
+        return (f"v=0\r\no=CiscoSystemsCCM-SIP {self.number} {self.cseq} IN IP4 {SIGNALLING}\r\n"
+                f"s=SIP Call\r\nc=IN IP4 {stream.ip}\r\nb=TIAS:64000\r\nb=AS:64\r\nt=0 0\r\n"
+                f"m=audio {port or stream.port} RTP/AVP 8 101\r\na=rtpmap:8 PCMA/8000\r\n"
+                f"a=ptime:20\r\na={direction}\r\na=rtpmap:101 telephone-event/8000\r\n"
+                "a=fmtp:101 0-15\r\n")
+
+    def send(self, method, body="", headers=""):
+        content = "Content-Type: application/sdp\r\n" if body else ""
+        self.sock.sendto(
+            f"{method} {self.uri} SIP/2.0\r\n"
+            f"Via: SIP/2.0/UDP {self.here};branch=z9hG4bK{method}{self.cseq:x}{self.number:x}\r\n"
+            f"From: <sip:{self.number}@{SIGNALLING}>;tag={self.number}~t\r\n"
+            f"To: <sip:1000@{SERVER_IP}>{self.to}\r\nDate: Mon, 23 Nov 2026 05:00:00 GMT\r\n"
+            f"Call-ID: abbb8e00-{self.number}@{SIGNALLING}\r\n{headers}"
+            f"CSeq: {self.cseq} {method}\r\nMax-Forwards: 69\r\n"
+            f"Contact: <sip:{self.number}@{self.here}>\r\n{content}"
+            f"Content-Length:  {len(body)}\r\n\r\n{body}".encode(), self.server)
+
+    def request(self, method, body="", headers="", answer=None):
+        """Send a request and, for an INVITE, the ACK (with an answer); return the final reply."""
+        self.cseq += 1
+        self.send(method, body, headers)
+        reply = SIPMessage(self.sock.recv(65535))
+        while reply.status < 200:
+            reply = SIPMessage(self.sock.recv(65535))
+        self.test.assertEqual((reply.status, reply.header("CSeq")), (200, f"{self.cseq} {method}"))
+        if method == "INVITE":
+            self.to = f";tag={reply.to_tag}"
+            self.uri = reply.header("Contact").strip("<>")
+            self.rtp_port = int(reply.body.split(b"\r\nm=audio ")[1].split()[0])
+            self.send("ACK", answer or "")
+        return reply
+
+    def talk(self, stream=None, seconds=0.3):
+        """Talk for a while from a stream, hear it come back, and nothing else."""
+        stream = stream or self.stream
+        stream.heard.clear()
+        stream.target = SERVER_IP, self.rtp_port
+        end = time.monotonic() + 10
+        while len(stream.heard) < seconds / PERIOD and time.monotonic() < end:
+            time.sleep(PERIOD)
+        self.test.assertGreaterEqual(len(stream.heard), seconds / PERIOD)
+        self.test.assertEqual({mark for _, _, mark in stream.heard}, {self.number})
+
+    def hold_and_resume(self):
+        """Inactive, music by an offerless re-INVITE, inactive, resume by another, elsewhere."""
+        self.stream.target = None
+        held = self.request("INVITE", self.sdp(direction="inactive"), CISCO)
+        self.test.assertIn(b"a=inactive", held.body)
+        music = self.media.stream(MUSIC, self.number)
+        offer = self.request("INVITE", headers=CISCO,
+                             answer=self.sdp(music, "sendonly", port=4000))
+        self.test.assertIn(b"a=sendrecv", offer.body)
+        music.target = SERVER_IP, self.rtp_port  # from a port that was never advertised
+        time.sleep(0.2)
+        self.test.assertEqual((music.heard, len(music.sent) > 3), ([], True))
+        music.target = None
+        self.request("INVITE", self.sdp(direction="inactive"), CISCO)
+        self.stream = self.media.stream(MTP, self.number)
+        self.request("INVITE", headers=CISCO, answer=self.sdp())
+        self.talk()
+
+    def transfer(self):
+        """Another party at another address takes the call over."""
+        self.stream.target = None
+        self.stream = self.media.stream(OTHER, self.number)
+        self.request("INVITE", self.sdp(), CISCO)
+        self.talk()
+
+    def hang_up(self, headers="Reason: Q.850;cause=16\r\n"):
+        self.stream.target = None
+        ok = self.request("BYE", headers=headers)
+        self.sock.close()
+        return ok
+
+
+def longest_gap(times):
+    return max(after - before for before, after in zip(times, times[1:]))
+
+
+class Trunk(InteropCase):
+    """Each test is a flow, or many at once."""
+
+    def setUp(self):
+        path = self.enter(TemporaryDirectory())
+        self.server = self.enter(Server(path))
+        self.media = self.enter(Media())
+
+    def enter(self, context):
+        value = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        return value
+
+    def call(self, number=1):
+        return TrunkCall(self, self.server.port, number, self.media)
+
+    def assert_idle(self):
+        self.assertTrue(self.server.idle_within(3), f"{self.server.idle}, {self.server.usage()}")
+        self.assertEqual(self.server.complaints(), [])
+
+    def test_early_offer_with_its_media_at_a_termination_point(self):
+        call = self.call()
+        call.request("INVITE", call.sdp(), CISCO)
+        call.talk()
+        self.assertIn("PS=", call.hang_up().header("P-RTP-Stat"))
+        self.assert_idle()
+        self.assertEqual(self.server.ended()[0].why, "the caller hung up (Q.850 cause 16)")
+
+    def test_delayed_offer(self):
+        call = self.call()
+        call.request("INVITE", headers=CISCO, answer=call.sdp())
+        call.talk()
+        call.hang_up()
+        self.assert_idle()
+
+    def test_no_common_codec_after_a_delayed_offer(self):
+        call = self.call()
+        call.request("INVITE", headers=CISCO)  # the ACK has no answer
+        call.hang_up("Reason: Q.850;cause=47\r\n")
+        self.assert_idle()
+        self.assertEqual(self.server.ended()[0].why, "the caller hung up (Q.850 cause 47)")
+
+    def test_three_times_hold_with_music_and_resume_and_then_a_transfer(self):
+        call = self.call()
+        call.request("INVITE", call.sdp(), CISCO)
+        call.talk()
+        for _ in range(3):
+            call.hold_and_resume()
+        call.transfer()
+        call.hang_up()
+        self.assert_idle()
+
+    def test_forty_refreshes_leave_no_gap_in_the_audio(self):
+        call = self.call()
+        first = call.request("INVITE", call.sdp(), CISCO)
+        self.assertEqual(first.header("Session-Expires"), "1800;refresher=uac")
+        offer = call.sdp()
+        call.talk()
+        for turn in range(40):
+            method, body = (("UPDATE", ""), ("INVITE", offer))[turn % 2]
+            again = call.request(method, body, CISCO)
+            self.assertEqual(again.header("Session-Expires"), "1800;refresher=uac")
+            self.assertEqual(again.body, first.body if body else b"")
+            time.sleep(0.03)
+        call.stream.target = None
+        time.sleep(0.2)  # the last ones come back
+        sent, heard = call.stream.sent, call.stream.heard
+        call.hang_up()
+        self.assertEqual((len(heard), len({ssrc for _, ssrc, _ in heard})), (len(sent), 1))
+        self.assertGreater(len(sent), 60)
+        # what a busy machine does to the trunk's own pace is not the server's
+        self.assertLess(longest_gap([at for at, _, _ in heard]), 0.1 + longest_gap(sent))
+        self.assert_idle()
+
+    def test_fifty_such_calls_at_once_each_hear_only_themselves(self):
+        done = []
+
+        def play(number):
+            call = self.call(number)
+            if number % 2:
+                call.request("INVITE", call.sdp(), CISCO)
+            else:
+                call.request("INVITE", headers=CISCO, answer=call.sdp())
+            call.talk()
+            call.hold_and_resume()
+            for method, body in (("UPDATE", ""), ("INVITE", call.sdp())) * 2:
+                call.request(method, body, CISCO)
+            call.transfer()
+            call.hang_up()
+            done.append(number)
+
+        threads = [threading.Thread(target=play, args=(number,)) for number in range(1, CALLS + 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual(sorted(done), list(range(1, CALLS + 1)))
+        self.assert_idle()
+        self.assertEqual(len(self.server.ended()), CALLS)
