@@ -5,6 +5,7 @@ import socket
 import threading
 import unittest
 
+import sip_tcp
 from sip_message import SIPMessage
 from sip_tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
 from tests.support import OFFER, PEER, Trunk
@@ -214,6 +215,23 @@ class Sockets(unittest.TestCase):
 
 
 class Stalled(unittest.TestCase):
+    def test_half_a_message_may_not_wait_for_ever_and_an_idle_connection_may(self):
+        self.addCleanup(setattr, sip_tcp, "HALF_SECONDS", sip_tcp.HALF_SECONDS)
+        sip_tcp.HALF_SECONDS = 0.05
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        took, ended = threading.Event(), threading.Event()
+        connection = Connection(PEER, lambda *args: took.set(), lambda conn: ended.set(), ours)
+        self.addCleanup(connection.close)
+        connection.start()
+        self.assertFalse(ended.wait(0.25))  # nothing came, several times over
+        theirs.sendall(ONE)
+        self.assertTrue(took.wait(5))
+        with self.assertLogs("sip_tcp", "WARNING") as logged:
+            theirs.sendall(ONE[:-1])
+            self.assertTrue(ended.wait(5))
+        self.assertIn("half a message", logged.output[0])
+
     def test_a_peer_that_does_not_read_is_cut_off_and_holds_nobody(self):
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
