@@ -245,6 +245,19 @@ class Stalled(unittest.TestCase):
         self.assertTrue(ended.wait(5))
         connection.close()
 
+    def test_an_accepted_connection_sends_at_once_and_notices_a_dead_peer(self):
+        transport = TCPTransport(lambda *args: None, None)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            with socket.create_connection(listener.getsockname()):
+                sock, address = listener.accept()
+                with self.assertLogs("sip_tcp", "INFO"):
+                    connection = transport._begin(address, sock)
+                self.addCleanup(connection.close)
+                self.assertTrue(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
         transport = TCPTransport(lambda *args: posted.append(args), None)
