@@ -17,7 +17,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SERVER_IP, SIPP_IP, RELAY_IP = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
-            "espeak-ng": "espeak-ng", "linphonec": "linphone-cli"}  # of Debian
+            "espeak-ng": "espeak-ng", "linphonec": "linphone-cli",
+            "kamailio": "kamailio"}  # of Debian
+# where not only root finds a daemon
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 LISTENING = re.compile(r"listening on UDP and TCP [\d.]+:(\d+)")
 BEGAN = re.compile(r"call from '(.*)' to '.*' began")
 ENDED = re.compile(r"call from '(.*)' to '.*' ended after [\d.]+ s: (.*); "
@@ -36,7 +39,7 @@ class InteropCase(unittest.TestCase):
         if not os.path.isdir("/proc/self/task"):
             raise unittest.SkipTest("there is no /proc as on Linux")
         for tool in cls.tools:
-            if shutil.which(tool) is None:
+            if shutil.which(tool, path=PATH) is None:
                 message = f"{tool} is not installed (Debian: {PACKAGES[tool]})"
                 if os.environ.get("CI") == "true":
                     raise AssertionError(message)  # a CI that lost a tool must not stay green
