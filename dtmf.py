@@ -10,6 +10,7 @@ KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
 END = 0x80
 STEP = 160  # timestamp units, 20 ms
+LATE = 40000  # timestamp units, 5 s: a timestamp further back is a new clock
 SIGNAL = re.compile(rb"^\s*signal\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -30,29 +31,30 @@ class EventReader:
         event, flags, duration = EVENT.unpack_from(payload)
         ahead = timestamp - (self._timestamp or 0) & 0xFFFFFFFF
         known = ssrc == self._ssrc
-        if known and ahead >= 0x80000000:
-            return ""  # a late packet of a press before
+        if known and ahead > 0x100000000 - LATE:
+            return ""  # of a press before
         goes_on = known and (ahead == 0 or (
-            event == self._event and not self._ended and ahead == self._duration))
+            event == self._event and not self._ended and self._duration <= ahead <= 0xFFFF
+            and (ahead == self._duration or self._duration > 0xFFFF - LATE)))
         self._ended = bool(flags & END) or (self._ended and known and ahead == 0)
         self._ssrc, self._timestamp, self._event, self._duration = ssrc, timestamp, event, duration
         return "" if goes_on else key_of(event)
 
 
 class NotifyReader:
-    """The same for the telephone-event NOTIFYs of Cisco, one or two to a press."""
+    """The same for the telephone-event NOTIFYs of Cisco: one, two or, while it lasts, more."""
 
     def __init__(self):
-        self._open = None
+        self._open, self._duration = None, 0
 
     def read(self, body):
         """Return the key a body of four bytes begins, or ""."""
         if len(body) < EVENT.size:
             return ""
-        event, flags, _ = EVENT.unpack_from(body)
+        event, flags, duration = EVENT.unpack_from(body)
         ends = bool(flags & END)
-        goes_on = ends and event == self._open
-        self._open = None if ends else event
+        goes_on = event == self._open and (ends or duration > self._duration)
+        self._open, self._duration = None if ends else event, duration
         return "" if goes_on else key_of(event)
 
 

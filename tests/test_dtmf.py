@@ -48,6 +48,14 @@ class Events(unittest.TestCase):
                          (1000 + 0xFFFF, event(4, 320, True)))
         self.assertEqual(told, ["4", "", ""])
 
+    def test_a_long_press_goes_on_where_the_last_packet_of_a_segment_is_lost(self):
+        told = self.read((1000, event(4, 0xFFFF - 160)), (1000 + 0xFFFF, event(4, 160)))
+        self.assertEqual(told, ["4", ""])
+
+    def test_a_clock_that_jumps_back_hides_no_key(self):
+        told = self.read(*self.press(1, 3000000000), *self.press(2, 1500000000))
+        self.assertEqual("".join(told), "12")
+
     def test_timestamps_wrap_and_a_new_source_begins_anew(self):
         told = self.read(*self.press(1, 2 ** 32 - 100), *self.press(2, 900))
         self.assertEqual("".join(told), "12")
@@ -77,6 +85,12 @@ class Bodies(unittest.TestCase):
         bodies = [b"\7\0\7\xd0", b"\7\x80\7\xd0", b"\7\0\7\xd0", b"\7\0\7\xd0",
                   b"\1\x80\0\0", b"\1"]
         self.assertEqual([reader.read(body) for body in bodies], ["7", "", "7", "7", "1", ""])
+
+    def test_notifies_of_a_long_press_are_one(self):
+        reader = NotifyReader()
+        told = [reader.read(event(4, duration)) for duration in (400, 4400, 8400)]
+        self.assertEqual([*told, reader.read(event(4, 9000, True)), reader.read(event(4, 400))],
+                         ["4", "", "", "", "4"])
 
 
 class Sent(unittest.TestCase):
