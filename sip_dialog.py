@@ -72,9 +72,10 @@ class Call:
         self.remote_cseq, self.local_cseq = invite.cseq[0], 0
         self.routes = invite.headers_all("Record-Route")  # in order, for a UAS
         self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
-        self.refresh_target(invite)
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
-        self.identity = get_identity(invite)
+        self.connected, self.identity = self.caller, get_identity(invite)
+        self.connection, self.peer_updates = None, False
+        self.refresh(invite)
         self.notified = NotifyReader()  # key presses told by NOTIFY
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.session = self.timer = None  # RTP, SDP, session timer: the server's
@@ -112,11 +113,23 @@ class Call:
             getattr(self, action)(*args)
         return True
 
-    def refresh_target(self, request):
-        """Take the Contact of an INVITE or UPDATE as the new remote target (RFC 3261 12.2.2)."""
-        contacts = request.headers_all("Contact")
+    def refresh(self, message):
+        """Take what an INVITE, an UPDATE or the 2xx to one tells anew of the other side.
+
+        Its Contact is the remote target (RFC 3261 12.2.2), its identity whom we are connected to,
+        its connection the one to use; and whether it takes UPDATE. Raises ValueError.
+        """
+        contacts = message.headers_all("Contact")
         if contacts:
             self.target = request_uri(parse_address(contacts[0]).uri)
+        self.connection = message.connection
+        if message.header("Allow") is not None or message.method() == "UPDATE":
+            self.peer_updates = (message.method() == "UPDATE"
+                                 or "UPDATE" in message.headers_all("Allow"))
+        told = message.header("P-Asserted-Identity") or message.header("Remote-Party-ID")
+        if told and get_caller_number(message) not in ("", self.connected):
+            self.connected, self.identity = get_caller_number(message), get_identity(message)
+            log.info("call from %r: connected with %r now", self.caller, self.connected)
 
     def on_ack(self, cseq):
         """Take an ACK; return the Unacked it confirms, None for a repeat or a stray."""

@@ -33,7 +33,7 @@ def on_invite(server, request):
         raise SIPError(406, "", [ACCEPT])
     if server.is_full():
         raise SIPError(486, "")
-    answer_expiry(request)  # or its refusal, before anything is set up
+    answer_expiry(request, False)  # or its refusal, before anything is set up
     call, body = server.new_call(request)
     request.transaction.call = call
     server.calls.add(call)
@@ -55,7 +55,7 @@ def send_2xx(server, call, request, body, offered):
 
 def start_timer(call, request):
     """Start the session timer a request settles; return the headers of its 2xx."""
-    expiry = answer_expiry(request)
+    expiry = answer_expiry(request, call.peer_updates)
     call.timer.start(expiry)
     return expiry.headers() if expiry else []
 
@@ -64,9 +64,9 @@ def on_reinvite(server, request):
     call = call_of(server, request)
     server.respond(request, 100)
     offer = next_offer(call, request)
-    answer_expiry(request)
+    answer_expiry(request, False)
     body = server.negotiate(call, offer)
-    call.refresh_target(request)
+    call.refresh(request)
     send_2xx(server, call, request, body, offered=offer is None)
 
 
@@ -74,9 +74,9 @@ def on_update(server, request):
     """RFC 3311 5.2."""
     call = call_of(server, request)
     offer = next_offer(call, request)
-    answer_expiry(request)
+    answer_expiry(request, False)
     body = server.negotiate(call, offer) if offer is not None else b""
-    call.refresh_target(request)
+    call.refresh(request)
     headers = [("Contact", call.contact), ("Allow", ALLOW), SUPPORTED]
     server.respond(request, 200, "", headers + start_timer(call, request), body)
 

@@ -10,6 +10,9 @@ from sip_message import SIPError
 from sip_utils import DIGITS, parse_params
 
 MIN_SE = 90  # seconds, the least RFC 4028 allows
+LONGEST = 86400  # seconds, the longest interval we propose
+STEP = 60  # seconds a timer waits at a time
+RETRY_SECONDS = 4  # until a refresh that met another request is tried again
 
 
 class Expiry(NamedTuple):
@@ -33,13 +36,16 @@ def read_session_expires(message):
     seconds, *params = value.split(";")
     if not DIGITS.fullmatch(seconds.strip()):
         raise ValueError("Malformed Session-Expires")
+    if int(seconds) > 0xFFFFFFFF:
+        raise ValueError("Malformed Session-Expires")
     return int(seconds), parse_params(params).get("refresher", "").lower()
 
 
-def answer_expiry(request):
+def answer_expiry(request, peer_updates):
     """Return the Expiry of our 2xx to an INVITE or UPDATE, None for no timer (RFC 4028 9).
 
-    Raises SIPError 422 for an interval too small, 400 for a malformed one.
+    peer_updates: the other side takes UPDATE, by which alone we refresh. Raises SIPError 422 for
+    an interval too small, 400 for a malformed one.
     """
     try:
         found = read_session_expires(request)
@@ -53,7 +59,7 @@ def answer_expiry(request):
     if seconds < MIN_SE and supported:
         raise SIPError(422, "", [("Min-SE", str(MIN_SE))])
     ours = refresher == "uas" or not supported  # a proxy may ask for it alone
-    if ours and ("UPDATE" not in request.headers_all("Allow") or seconds < MIN_SE):
+    if ours and (not peer_updates or seconds < MIN_SE):
         return None
     return Expiry(seconds, ours)
 
@@ -66,44 +72,54 @@ class SessionTimer:
 
     def __init__(self, call, after, hang_up):
         self._call, self._after, self._hang_up = call, after, hang_up
-        self._expiry = None  # the Expiry that runs; a timer of another one finds nothing to do
+        self._turn = 0  # of the interval that runs; those before find nothing to do
 
     def start(self, expiry):
         """Begin an interval anew; None ends the timer."""
-        # never the caller's object: two equal intervals are told apart by identity
-        self._expiry = expiry = expiry and Expiry(*expiry)
-        if expiry is None:
-            return
-        if expiry.ours:
-            self._after(expiry.seconds / 2, self._refresh, expiry, expiry.seconds)
-        # RFC 4028 10: BYE somewhat before the end
-        self._after(expiry.seconds - min(32, expiry.seconds / 3), self._expire, expiry)
+        self._turn += 1
+        if expiry:
+            # RFC 4028 10: we refresh at half time; BYE somewhat before the end
+            end = expiry.seconds - min(32, expiry.seconds / 3)
+            refresh = expiry.seconds / 2 if expiry.ours else end
+            self._wait(self._turn, expiry, refresh, end)
 
-    def _refresh(self, expiry, seconds):
-        if self._expiry is expiry and not self._call.over:
+    def _wait(self, turn, expiry, refresh, end):
+        """Let seconds pass, in steps: a timer of hours would keep a call that ended so long."""
+        if turn != self._turn or self._call.over:
+            return
+        if end <= 0:
+            self._hang_up(self._call, f"no session refresh for {expiry.seconds} s", 102)
+            return
+        if expiry.ours and refresh == 0:
+            self._refresh(turn, expiry.seconds, MIN_SE)
+        step = min(STEP, refresh if refresh > 0 else end)
+        self._after(step, self._wait, turn, expiry, refresh - step, end - step)
+
+    def _refresh(self, turn, seconds, min_se):
+        if turn == self._turn and not self._call.over:
             self._call.send_request("UPDATE", [
                 ("Contact", self._call.contact), ("Supported", "timer"),
-                ("Session-Expires", f"{seconds};refresher=uac"), ("Min-SE", str(MIN_SE)),
-            ], lambda response: self._on_response(expiry, response))
+                ("Session-Expires", f"{seconds};refresher=uac"), ("Min-SE", str(min_se)),
+            ], lambda response: self._on_response(turn, seconds, min_se, response))
 
-    def _on_response(self, expiry, response):
-        if self._expiry is not expiry:
+    def _on_response(self, turn, seconds, min_se, response):
+        if turn != self._turn:
             return
         status = response.status if response else 408
+        asked = response.header("Min-SE", "") if response else ""
         if status < 300:
-            self.start(self._settled(response))
+            self._on_refreshed(response)
         elif status in (408, 481):
             self._hang_up(self._call, f"session refresh answered with {status}", 102)
-        elif status == 422 and DIGITS.fullmatch(response.header("Min-SE", "")):
-            self._refresh(expiry, max(expiry.seconds, int(response.header("Min-SE"))))
+        elif status == 422 and DIGITS.fullmatch(asked) and seconds < int(asked) <= LONGEST:
+            self._refresh(turn, int(asked), int(asked))
+        elif status in (491, 500, 503):
+            self._after(RETRY_SECONDS, self._refresh, turn, seconds, min_se)
 
-    def _settled(self, response):
+    def _on_refreshed(self, response):
         try:
+            self._call.refresh(response)
             found = read_session_expires(response)
         except ValueError:
-            return None
-        return found and Expiry(max(found[0], MIN_SE), found[1] != "uas")
-
-    def _expire(self, expiry):
-        if self._expiry is expiry:
-            self._hang_up(self._call, f"no session refresh for {expiry.seconds} s", 102)
+            found = None
+        self.start(found and Expiry(max(found[0], MIN_SE), found[1] != "uas"))

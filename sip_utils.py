@@ -220,18 +220,23 @@ class Identity(NamedTuple):
 
 def get_identity(message):
     """Return the Identity a request tells."""
-    asserted = message.headers_all("P-Asserted-Identity")
-    remote_party = message.headers_all("Remote-Party-ID")
+    remote_party = _calling_parties(message)
     names = [address.display for address in _addresses(
-        asserted + remote_party + message.headers_all("From"))]
+        message.headers_all("P-Asserted-Identity") + remote_party + message.headers_all("From"))]
     history = message.headers_all("History-Info")  # RFC 7044: the last is us
     diverted_by = _first_user(message.headers_all("Diversion") + history[-2::-1])
     wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
     hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
     hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
                            for address in _addresses(remote_party))
-    private = bool(hidden) or get_caller_number(message).lower() == "anonymous"
+    private = bool(hidden) or _first_user(message.headers_all("From")).lower() == "anonymous"
     return Identity(next((name for name in names if name), ""), diverted_by, private)
+
+
+def _calling_parties(message):
+    """Return the Remote-Party-IDs that tell of the caller, as IOS sends them."""
+    return [value for value in message.headers_all("Remote-Party-ID")
+            if "party=called" not in value.lower().replace(" ", "")]
 
 
 def _addresses(values):
@@ -243,8 +248,14 @@ def _addresses(values):
 
 
 def get_caller_number(message):
-    """Return who calls: the user part of P-Asserted-Identity, else of From, else ""."""
-    return _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
+    """Return who calls: the user part of P-Asserted-Identity, else of From, else "".
+
+    Where From says nothing or "anonymous", Remote-Party-ID may know.
+    """
+    told = _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
+    if told.lower() in ("", "anonymous"):
+        return _first_user(_calling_parties(message)) or told
+    return told
 
 
 def get_called_number(message):

@@ -130,6 +130,14 @@ class Update(InCall):
         self.assertIs(self.flow(), before)
         self.assertEqual(self.call.target, "sip:moved@192.0.2.20:5090")
 
+    def test_a_new_identity_is_whom_we_are_connected_with(self):
+        with self.assertLogs("sip_dialog", "INFO") as logged:
+            self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
+            self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
+        self.assertEqual([record.getMessage() for record in logged.records],
+                         ["call from '4711': connected with '5555' now"])
+        self.assertEqual((self.call.connected, self.call.identity.name), ("5555", "Carol"))
+
     def test_an_sdp_body_without_a_content_type_is_an_offer(self):
         self.cseq += 1
         update = self.trunk.request("UPDATE", self.cseq, to_tag=self.call.local_tag, body=OFFER)

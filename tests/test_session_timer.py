@@ -1,6 +1,8 @@
 """Session timers: who refreshes, when a call is given up, and that refreshes disturb nothing."""
 
+import gc
 import unittest
+import weakref
 
 from tests.support import OFFER, Trunk, offer
 
@@ -70,7 +72,22 @@ class Negotiated(Timed):
         self.assertEqual(self.invite(["Supported: timer", "Session-Expires: 90"]).status, 200)
 
     def test_a_malformed_interval_is_400(self):
-        self.assertEqual(self.invite(["Session-Expires: soon"]).status, 400)
+        for value in ("soon", "4294967296"):
+            self.assertEqual(self.invite([f"Session-Expires: {value}"]).status, 400)
+
+    def test_an_update_proves_that_update_is_allowed(self):
+        ok = self.invite()
+        told = self.say("UPDATE", ["Supported: timer", "x: 600;refresher=uas"], ok.to_tag)
+        self.assertEqual(told.header("Session-Expires"), "600;refresher=uas")
+
+    def test_no_timer_keeps_a_call_that_has_ended(self):
+        ok = self.invite(["Supported: timer", "Session-Expires: 4294967295"])
+        call = weakref.ref(next(iter(self.trunk.server.calls)))
+        self.say("BYE", [], ok.to_tag)
+        self.trunk.server.media_made.clear()
+        self.trunk.advance(100)
+        gc.collect()
+        self.assertIsNone(call())
 
 
 class Expired(Timed):
@@ -148,6 +165,7 @@ class Ours(Timed):
         again = self.trunk.last()
         self.assertEqual((again.method(), again.header("Session-Expires")),
                          ("UPDATE", "1200;refresher=uac"))
+        self.assertEqual(again.header("Min-SE"), "1200")
 
     def test_481_or_no_answer_ends_the_call(self):
         self.respond(self.refresh(), 481)
@@ -157,8 +175,24 @@ class Ours(Timed):
         self.trunk.advance(33)
         self.assertEqual(self.trunk.last().method(), "BYE")
 
+    def test_a_422_that_asks_for_nothing_longer_is_not_answered_at_once(self):
+        for asked in ("90", "600", "9999999999"):
+            self.setUp()
+            self.assertEqual(self.respond(self.refresh(), 422, f"Min-SE: {asked}"), [])
+
+    def test_a_refresh_that_met_another_request_is_tried_again(self):
+        self.respond(self.refresh(), 491)
+        (at, update), *_ = self.trunk.advance(4)
+        self.assertEqual((at, update.method(), update.header("Session-Expires")),
+                         (4, "UPDATE", "600;refresher=uac"))
+
+    def test_the_2xx_may_move_the_remote_target(self):
+        self.respond(self.refresh(), 200, "Contact: <sip:new@192.0.2.99:5070>")
+        call = next(iter(self.trunk.server.calls))
+        self.assertEqual(call.target, "sip:new@192.0.2.99:5070")
+
     def test_another_refusal_ends_it_when_the_session_expires(self):
-        self.respond(self.refresh(), 500)
+        self.respond(self.refresh(), 403)
         self.assert_ended_at(600 - 32 - 300)
 
 

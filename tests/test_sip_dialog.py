@@ -116,8 +116,8 @@ class Requests(Dialog):
 
     def test_a_new_contact_moves_the_target(self):
         call = self.call()
-        call.refresh_target(SIPMessage("UPDATE sip:a@b SIP/2.0\r\n"
-                                       "m: <sip:new@10.0.0.7;method=INVITE?Subject=x>\r\n\r\n"))
+        call.refresh(SIPMessage("UPDATE sip:a@b SIP/2.0\r\n"
+                                "m: <sip:new@10.0.0.7;method=INVITE?Subject=x>\r\n\r\n"))
         self.assertEqual(self.request_of(call)[1], "sip:new@10.0.0.7")
 
     def test_the_next_hop_is_the_host_or_maddr_with_5060_as_default(self):

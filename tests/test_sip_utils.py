@@ -108,6 +108,16 @@ class Numbers(unittest.TestCase):
         message = self.message("P-Asserted-Identity: <sip:10.0.0.1>", "f: <sip:9%2B9;x=1@h>;tag=1")
         self.assertEqual(get_caller_number(message), "9+9")
 
+    def test_where_from_is_anonymous_remote_party_id_may_know_the_caller(self):
+        rpid = "Remote-Party-ID: <sip:4711@h>;party=calling;privacy=off"
+        called = 'Remote-Party-ID: "C" <sip:9@h>;party=called'
+        for lines, number in (([rpid, "From: <sip:anonymous@anonymous.invalid>"], "4711"),
+                              ([called, rpid, "From: <sip:10.0.0.1>"], "4711"),
+                              ([rpid, "From: <sip:1@h>"], "1"),
+                              ([called, "From: <sip:anonymous@h>"], "anonymous")):
+            self.assertEqual(get_caller_number(self.message(*lines)), number)
+        self.assertEqual(get_identity(self.message(called, "From: <sip:1@h>")).name, "")
+
     def test_the_cause_is_that_of_q850(self):
         for reason, cause in (('Q.850;cause=16;text="a, b"', 16),
                               ("SIP;cause=200, q.850 ; cause=47", 47),
