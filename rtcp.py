@@ -33,20 +33,21 @@ class Reception:
     def __init__(self):
         self.ssrc, self.packets, self.octets = None, 0, 0
         self.jitter = 0.0  # timestamp units
-        self._base = self._highest = self._expected_before = 0
+        self._base = self._highest = 0
+        self._before = 0, 0  # (expected, packets) of the sources before this one
         self._transit = None
-        self._reported = (0, 0)  # (expected, packets) at the last report
+        self._reported = 0, 0  # (expected, packets) at the last report
 
     def count(self, ssrc, sequence, timestamp, octets, arrival):
         """Take one packet; arrival in timestamp units, None where it says nothing of jitter."""
-        self.packets += 1
-        self.octets += octets
         ahead = sequence - self._highest & 0xFFFF
         if ssrc != self.ssrc or MAX_DROPOUT < ahead < 0x10000 - MAX_DROPOUT:
-            self._expected_before = self.expected
-            self.ssrc, self._base, self._highest, self._transit = ssrc, sequence, sequence, None
+            self.begin_anew()
+            self.ssrc, self._base, self._highest = ssrc, sequence, sequence
         elif ahead < 0x8000:
             self._highest += ahead  # extended by the cycles: it never wraps
+        self.packets += 1
+        self.octets += octets
         if arrival is None:
             return
         transit = arrival - timestamp & 0xFFFFFFFF
@@ -57,12 +58,15 @@ class Reception:
                 self.jitter += (change - self.jitter) / 16
         self._transit = transit
 
+    def begin_anew(self):
+        """Expect another source, or the same after a time in which it was not counted."""
+        self._before = self._reported = self.expected, self.packets
+        self.ssrc = self._transit = None
+
     @property
     def expected(self):
         """Packets that the sequence numbers say were sent."""
-        if self.ssrc is None:
-            return 0
-        return self._expected_before + self._highest - self._base + 1
+        return self._before[0] + (0 if self.ssrc is None else self._highest - self._base + 1)
 
     @property
     def lost(self):
@@ -76,7 +80,9 @@ class Reception:
         lost = max(0, new - (packets - self._reported[1]))
         self._reported = expected, packets
         fraction = min(255, lost * 256 // new) if new > 0 else 0
-        return Block(self.ssrc, fraction, min(self.lost, 0x7FFFFF), self._highest & 0xFFFFFFFF,
+        of_source = expected - self._before[0] - (packets - self._before[1])
+        return Block(self.ssrc, fraction, min(max(0, of_source), 0x7FFFFF),
+                     self._highest & 0xFFFFFFFF,
                      int(self.jitter), last_sr, delay)
 
 
@@ -113,7 +119,7 @@ def goodbye(ssrc, cname):
 
 
 def parse(data):
-    """Return (NTP timestamp of the SR or None, [Block]) of a compound packet.
+    """Return ((SSRC, NTP timestamp) of the SR or None, [Block]) of a compound packet.
 
     Raises ValueError for what is no compound packet (RFC 3550 A.2).
     """
@@ -130,7 +136,7 @@ def parse(data):
             if first + 24 * count > end:
                 raise ValueError("report cut short")
             if kind == SR:
-                sent = int.from_bytes(data[at + 8:at + 16], "big")
+                sent = struct.unpack_from("!IQ", data, at + 4)
             for place in range(first, first + 24 * count, 24):
                 ssrc, lost, *others = struct.unpack_from("!IIIIII", data, place)
                 blocks.append(Block(ssrc, lost >> 24, lost & 0xFFFFFF, *others))

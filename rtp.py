@@ -128,8 +128,9 @@ class Flow:
 
     def __init__(self, agreement):
         self.agreement = agreement
-        self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp = agreement
-        self.audio, self.events = (*self.formats, None, None)[:2]  # types received
+        (self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp,
+         self.events) = agreement
+        self.audio = next(iter(self.formats), None)  # the payload type of the codec
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
 
@@ -172,7 +173,10 @@ class RTPSession:
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
         self._events = dtmf.EventReader()
-        self._last_sr = 0, 0.0  # (middle of its NTP time, time of day it came)
+        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
+        self._sent_at = 0.0  # when the last packet was sent, by our clock
+        self._counted = None  # the Flow whose packets are being counted
+        self._introduced = False  # some report has been sent
         self._reported = 0, 0  # (packets in, packets out) at the last report
         self._cname = secrets.token_hex(8)
         self._header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
@@ -205,7 +209,8 @@ class RTPSession:
         """End the session: its thread closes the socket, or this does where none was started."""
         self.stop_event.set()
         if self._rtcp is not None:
-            self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
+            if self.packets_out or self._introduced:  # RFC 3550 6.3.7
+                self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
             self._rtcp.close()
             self._rtcp = None
         if self._thread is None:
@@ -224,12 +229,15 @@ class RTPSession:
         packets = self.received.packets, self.packets_out
         sender = block = None
         if packets[1] > self._reported[1]:
-            sender = rtcp.ntp(now), self.timestamp, packets[1], self.octets_out
-        if packets[0] > self._reported[0]:
-            last_sr, came = self._last_sr
+            since = int((self._clock() - self._sent_at) * 8000) - FRAME  # behind self.timestamp
+            sender = (rtcp.ntp(now), self.timestamp + since & 0xFFFFFFFF, packets[1],
+                      self.octets_out & 0xFFFFFFFF)
+        if packets[0] > self._reported[0] and self.received.ssrc is not None:
+            ssrc, last_sr, came = self._last_sr
+            last_sr = last_sr if ssrc == self.received.ssrc else 0
             delay = int((now - came) * 65536) & 0xFFFFFFFF if last_sr else 0
             block = self.received.block(last_sr, delay)
-        self._reported = packets
+        self._reported, self._introduced = packets, True
         self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
 
     def _send_rtcp(self, data):
@@ -244,8 +252,8 @@ class RTPSession:
         for _ in range(20):  # more would be a flood
             try:
                 data, ancillary, _, source = self._rtcp.recvmsg(2048, 64)
-            except OSError:
-                return
+            except (OSError, AttributeError):
+                return  # no more, or a system without recvmsg
             try:
                 if source[0] in ours:
                     self._take_report(*rtcp.parse(data), arrival_of(ancillary))
@@ -256,7 +264,7 @@ class RTPSession:
         if came is None:
             return  # without the time it came there is nothing to measure
         if sent is not None:
-            self._last_sr = sent >> 16 & 0xFFFFFFFF, came
+            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, came
         for block in blocks:
             if block.ssrc == self.ssrc and block.last_sr:
                 took = (rtcp.ntp(came) >> 16) - block.last_sr - block.delay & 0xFFFFFFFF
@@ -279,7 +287,7 @@ class RTPSession:
             serve(self)
         except StreamClosed:
             log.debug("port %d: the call ended while it was served", self.port)
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("the function that serves port %d failed", self.port)
         try:
             if self.on_return and not self.stop_event.is_set():
@@ -304,10 +312,8 @@ class RTPSession:
             if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
                 continue  # not RTP, or cut
             _, second, sequence, timestamp, ssrc = unpack(buffer)
-            if second & 127 not in flow.formats:
-                continue  # RTCP, comfort noise, or not negotiated
-            if not flow.receiving:
-                continue
+            if 192 <= second < 224:
+                continue  # RTCP (RFC 5761 4)
             if source != flow.source and not flow.accept(source, self.peer_ip):
                 self._warn_of(source, flow)
                 continue
@@ -315,11 +321,16 @@ class RTPSession:
                 size = _strip(buffer, size)
                 if not size:
                     continue
-            self._header = second, sequence, timestamp, ssrc
-            audio = second & 127 == flow.audio
+            if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
+                self._counted = flow
+                self.received.begin_anew()
+            kind = second & 127
             self.received.count(ssrc, sequence, timestamp, size - 12,
-                                int(self._clock() * 8000) if audio else None)
-            if not audio:
+                                int(self._clock() * 8000) if kind == flow.audio else None)
+            if kind not in flow.formats or not flow.receiving:
+                continue  # comfort noise, or not negotiated
+            self._header = second, sequence, timestamp, ssrc
+            if kind == flow.events:
                 self._take_event(ssrc, timestamp, buffer[12:size])
             return size
         return 0
@@ -391,6 +402,7 @@ class RTPSession:
             log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
             return
         self.sequence = self.sequence + 1 & 0xFFFF
+        self._sent_at = self._clock()
         self.packets_out += 1
         self.octets_out += len(data) - 12
 

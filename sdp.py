@@ -89,6 +89,7 @@ class Agreement(NamedTuple):
     receiving: bool
     codec: str
     rtcp: Optional[Tuple[str, int]] = None  # (ip, port) for reports
+    events: Optional[int] = None  # which of the types received is telephone-event
 
 
 NOTHING = Agreement(None, {}, False, False, "none")
@@ -101,6 +102,8 @@ def sendable(ip):
 
 def read_ip(text, like):
     """Return an ip_address of the version of another. Raises ValueError."""
+    if "%" in text:
+        raise ValueError("an address with a scope is of no use elsewhere")
     ip, version = ipaddress.ip_address(text), ipaddress.ip_address(like).version
     if ip.version != version or getattr(ip, "ipv4_mapped", None):
         raise ValueError(f"IPv{version} is spoken here")
@@ -186,7 +189,12 @@ class LocalSession:
         media, at = parse(answer).media, self._slots.index(None)
         if at >= len(media) or not media[at].port:
             return NOTHING
-        return self._agree(media[at], self._offered(), self._usable(media[at]))
+        self._usable(media[at])
+        # RFC 3264 7: any format of the answer may come, and the first is the one to send
+        ours, line = self._offered(), media[at]
+        theirs = sorted((pair for _, codec in ours for pair in line.find(codec)),
+                        key=lambda pair: (pair[1] is EVENT, line.formats.index(str(pair[0]))))
+        return self._agree(line, ours, theirs)
 
     def _choose(self, media):
         """Return (index, formats) of the first usable m= line. Raises SDPError."""
@@ -215,10 +223,11 @@ class LocalSession:
         """
         they_send, they_receive = DIRECTIONS[line.direction]
         remote = line.remote(self.ip)
-        types = {codec: pt for pt, codec in theirs}
-        formats = {pt: types[codec] for pt, codec in ours if codec in types}
+        types = {codec: pt for pt, codec in ours}
+        formats = {types[codec]: pt for pt, codec in theirs}
         return Agreement(remote, formats, they_receive and remote is not None, they_send,
-                         theirs[0][1].name, line.remote_rtcp(remote))
+                         theirs[0][1].name, line.remote_rtcp(remote),
+                         types[EVENT] if EVENT in (codec for _, codec in theirs) else None)
 
     def _offered(self):
         return [(self._types[codec], codec) for codec in CODECS + (EVENT,)]

@@ -35,6 +35,18 @@ class Counted(unittest.TestCase):
         self.take(9, 10, ssrc=8)
         self.assertEqual((self.reception.expected, self.reception.lost), (8, 1))
 
+    def test_a_report_is_about_the_present_source_alone(self):
+        self.take(1, 2, 9)
+        self.take(5, 6, ssrc=8)
+        self.assertEqual(self.reception.block()[:4], (8, 0, 0, 6))
+        self.assertEqual(self.reception.lost, 6)
+
+    def test_what_was_not_counted_is_not_lost(self):
+        self.take(1, 2)
+        self.reception.begin_anew()
+        self.take(900, 901)
+        self.assertEqual((self.reception.expected, self.reception.lost), (4, 0))
+
     def test_jitter_follows_the_change_of_transit_time(self):
         self.take(1, 2, 3)
         self.assertEqual(self.reception.jitter, 0)
@@ -66,7 +78,7 @@ class OnTheWire(unittest.TestCase):
         self.assertEqual(data[28:52].hex(), "00000007" + "40000003" + "00010009" + "0000000c"
                          + "11112222" + "00010000")
         self.assertEqual(data[52:].hex(), "81ca0003" "00000001" "0102" "7573" "00000000")
-        self.assertEqual(rtcp.parse(data), (rtcp.ntp(0.5), [self.BLOCK]))
+        self.assertEqual(rtcp.parse(data), ((1, rtcp.ntp(0.5)), [self.BLOCK]))
 
     def test_a_receiver_report_of_nothing_and_a_goodbye_are_compound(self):
         self.assertEqual(rtcp.report(1, "abc")[:8].hex(), "80c90001" + "00000001")

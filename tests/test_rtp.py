@@ -4,6 +4,7 @@ import errno
 import itertools
 import socket
 import struct
+import sys
 import threading
 import time
 import unittest
@@ -88,7 +89,7 @@ class Echo(unittest.TestCase):
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
         self.session.update(Agreement(remote or self.caller.getsockname(), formats, sending,
-                                      receiving, "PCMA"))
+                                      receiving, "PCMA", events=101))
 
     def send(self, *args, sock=None, **parts):
         (sock or self.caller).sendto(packet(*args, **parts), self.at)
@@ -159,7 +160,20 @@ class Echo(unittest.TestCase):
                      b"\xbf\x08" + b"\xff" * 30, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"):
             self.caller.sendto(junk, self.at)
         self.assert_next_heard(b"voice")
-        self.assertEqual(self.counted(), (1, 1))
+        self.assertEqual(self.counted(), (4, 1))  # RTP that was not agreed is counted
+
+    def test_comfort_noise_between_is_no_loss_and_neither_is_a_hold(self):
+        for sequence in range(1, 11):
+            self.send(sequence, payload_type=8 if sequence % 2 else 13)
+        self.send(11)
+        for _ in range(6):
+            self.heard()
+        self.update(sending=False, receiving=False)
+        self.update()
+        self.send(500)
+        self.heard()
+        self.counted()
+        self.assertEqual((self.session.received.packets, self.session.received.lost), (12, 0))
 
     def test_padding_and_extension_are_left_out_of_the_echo(self):
         data = b"\xb0" + packet(1)[1:12] + b"\xbe\xde\0\1eeee" + b"voice" + b"\0\2"
@@ -213,7 +227,8 @@ class Echo(unittest.TestCase):
         ticks = itertools.count()
         session = RTPSession(open_rtp_socket(A, 42000, 42998), clock=lambda: next(ticks))
         self.addCleanup(session.stop)
-        session.update(Agreement(self.caller.getsockname(), {8: 8, 101: 96}, True, True, "PCMA"))
+        session.update(Agreement(self.caller.getsockname(), {8: 8, 101: 96}, True, True, "PCMA",
+                                 events=101))
         session.send_digits("1#")
         packets = [RTPPacket.parse(self.caller.recv(2048)) for _ in range(14)]
         self.assertEqual({packet.payload_type for packet in packets}, {96})
@@ -222,8 +237,9 @@ class Echo(unittest.TestCase):
         self.assertEqual([packet.marker for packet in packets], ([True] + [False] * 6) * 2)
         times = [packet.timestamp - packets[0].timestamp & 0xFFFFFFFF for packet in packets]
         self.assertEqual(times, [0] * 7 + [1120] * 7)
-        for digits, events in (("x", PCMA), ("1", {8: 8})):
-            session.update(Agreement(self.caller.getsockname(), events, True, True, "PCMA"))
+        for digits, formats, events in (("x", PCMA, 101), ("1", {8: 8}, None)):
+            session.update(Agreement(self.caller.getsockname(), formats, True, True, "PCMA",
+                                     events=events))
             with self.assertRaises(ValueError):
                 session.send_digits(digits)
 
@@ -287,8 +303,10 @@ class Reports(unittest.TestCase):
     def test_one_that_echoes_sends_sender_reports_about_what_it_got(self):
         self.talk(1, 2, 4)
         data, (sent, (block,)) = self.report()
-        self.assertEqual((data[1], sent), (rtcp.SR, rtcp.ntp(1000.0)))
+        self.assertEqual((data[1], sent), (rtcp.SR, (self.session.ssrc, rtcp.ntp(1000.0))))
         self.assertEqual(struct.unpack_from("!II", data, 20), (3, 3 * 160))
+        behind = self.session.timestamp - struct.unpack_from("!I", data, 16)[0] & 0xFFFFFFFF
+        self.assertLessEqual(behind, 160)  # the time of the report, not of the next packet
         self.assertEqual(block[:4], (7, 64, 1, 4))
         data, (sent, blocks) = self.report()
         self.assertEqual((data[1], blocks), (rtcp.RR, []))  # nothing new since
@@ -314,7 +332,14 @@ class Reports(unittest.TestCase):
         _, (_, (ours,)) = self.report()
         self.assertEqual((ours.last_sr, self.session.round_trip), (0, None))
 
+    def test_one_that_never_sent_anything_says_no_goodbye(self):
+        self.session.stop()
+        self.rtcp.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            self.rtcp.recv(2048)
+
     def test_the_end_says_goodbye_and_frees_both_ports(self):
+        self.report()
         self.session.stop()
         self.assertEqual(self.rtcp.recv(2048)[-8:-4], b"\x81\xcb\0\1")
         self.session._thread.join(5)
@@ -364,7 +389,8 @@ class Sessions(unittest.TestCase):
         def broken(session):
             raise ZeroDivisionError
 
-        for serve, level in ((lambda session: None, None), (broken, "ERROR")):
+        for serve, level in ((lambda session: None, None), (broken, "ERROR"),
+                             (lambda session: sys.exit(1), "ERROR")):
             session = RTPSession(open_rtp_socket(A, 42000, 42998))
             self.addCleanup(session.stop)
             returned = threading.Event()

@@ -72,7 +72,7 @@ class Answers(unittest.TestCase):
             self.assertIn(f"m=audio 20000 RTP/AVP 8 {pt}", answer)
             self.assertIn(f"a=rtpmap:{pt} telephone-event/8000", answer)
             self.assertIn(f"a=fmtp:{pt} 0-15", answer)
-            self.assertEqual(self.agreement.formats, {8: 8, pt: pt})
+            self.assertEqual((self.agreement.formats, self.agreement.events), ({8: 8, pt: pt}, pt))
 
     def test_a_mapped_pcma_of_any_case_is_taken_with_its_type(self):
         answer = self.answer("m=audio 4000 RTP/AVP 0 97\r\na=rtpmap:97 pcma/8000/1\r\n")
@@ -218,6 +218,13 @@ class Offers(unittest.TestCase):
         agreement = self.session.on_answer(
             HEAD + "m=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\n")
         self.assertEqual((agreement.codec, agreement.formats), ("PCMU", {0: 0, 101: 101}))
+
+    def test_the_first_codec_of_an_answer_is_sent_and_any_of_them_may_come(self):
+        self.session.offer()
+        agreement = self.session.on_answer(
+            HEAD + "m=audio 4000 RTP/AVP 96 0 18 8\r\na=rtpmap:96 telephone-event/8000\r\n")
+        self.assertEqual((agreement.codec, list(agreement.formats.items()), agreement.events),
+                         ("PCMU", [(0, 0), (8, 8), (101, 96)], 101))
 
     def test_an_answer_that_refuses_the_audio_agrees_nothing(self):
         self.session.offer()
