@@ -39,13 +39,18 @@ def host_port(ip, port):
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def is_ip(text):
-    """Say whether a text is an IP address, and no name."""
-    return same_ip(text, text)
+def plain_ip(text):
+    """Return an IP address as the system spells it, a mapped IPv4 one as IPv4; "" for a name."""
+    if not same_ip(text, text):
+        return ""
+    ip = ipaddress.ip_address(text)
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
 def same_ip(one, other):
     """Say whether two texts are the same IP address, with or without brackets, in any spelling."""
+    if "%" in one + other:
+        return False  # a scope id is any text
     try:
         return ipaddress.ip_address(one.strip("[]")) == ipaddress.ip_address(other.strip("[]"))
     except ValueError:

@@ -21,7 +21,7 @@ import config
 import rtcp
 import rtp
 import sdp
-from net import DSCP_SIP, host_port, is_ip, local_address, open_socket, set_dscp
+from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
 from sip_dialog import Call, CallTable, hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD, send_2xx
@@ -38,7 +38,7 @@ STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 
 
 class SIPServer:
-    """A SIP server on one UDP port.
+    """A SIP server on one port, UDP and TCP.
 
     config: a Config. media: a function called as media(session) with each call's RTPSession, in
     the call's own thread; the call goes on when it returns. clock: seconds, monotonic.
@@ -65,7 +65,8 @@ class SIPServer:
                 self._bind()
                 return
             except OSError:
-                self.sock.close()
+                if self.sock:
+                    self.sock.close()
                 if self.config.sip_port or attempt == 19:
                     raise  # only where any port will do, the next may be free for both
 
@@ -84,7 +85,7 @@ class SIPServer:
                 seconds = self.run_due()
                 if not self.running:
                     break
-                self._receive_one(seconds)
+                self._receive_one(seconds if self._posted.empty() else 0)
         finally:
             for call in self.calls:
                 call.media.stop()
@@ -93,7 +94,7 @@ class SIPServer:
 
     def run_due(self):
         """Run what was posted and is due; return the seconds to the next timer, None for none."""
-        while not self._posted.empty():
+        for _ in range(self._posted.qsize()):  # what is posted meanwhile waits for a datagram
             self.guard(*self._posted.get())
         return self._timers.run(blocking=False)
 
@@ -101,7 +102,7 @@ class SIPServer:
         self.sock.settimeout(seconds)
         try:
             data, address = self.sock.recvfrom(MAX_DATAGRAM)
-        except socket.timeout:
+        except (socket.timeout, BlockingIOError):
             return
         except OSError as error:
             log.warning("nothing received: %s", error)
@@ -122,7 +123,10 @@ class SIPServer:
 
     def call_soon(self, function, *args):
         """Call function(*args) in the SIP thread; from any thread, or a signal handler."""
+        waiting = not self._posted.empty()
         self._posted.put((function, *args))
+        if waiting:
+            return  # the loop looks again before it sleeps
         try:
             self.sock.sendto(b"", (self.config.reach_ip, self.port))  # wakes the loop
         except OSError as error:
@@ -225,7 +229,7 @@ class SIPServer:
         def go(address):
             reliable = hop_transport(next_hop, call.transport) == "TCP"
             if reliable:
-                kept = call.invite.connection  # the one the call came by, if it leads there
+                kept = call.connection  # the one the caller uses, if it leads there
                 address = TCPHop(*address, kept if kept and kept.address[0] == address[0] else None)
             self.requests.send(method, branch, data, address, on_final, reliable)
 
@@ -239,8 +243,8 @@ class SIPServer:
 
         try:
             host, port = hop_address(next_hop)
-            if is_ip(host):
-                go((host, port))
+            if plain_ip(host):
+                go((plain_ip(host), port))
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()
         except (ValueError, RuntimeError) as error:
@@ -306,8 +310,8 @@ class SIPServer:
 
     def _report(self, call):
         if not call.over:
-            call.media.report(time.time())
             self.report_later(call)
+            call.media.report(time.time())
 
     def negotiate(self, call, offer):
         """Return our answer to an offer, applied to the media; our own offer for None.
@@ -422,12 +426,12 @@ def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
     ip = settings.reach_ip
     uri, tag = f"sip:{host_port(ip, settings.sip_port)}", new_tag()
-    with open_socket(ip, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(1.0)
-        try:
+    try:
+        with open_socket(ip, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(1.0)
             sock.connect((ip, settings.sip_port))
+            here = host_port(*sock.getsockname()[:2])
             for _ in range(3):
-                here = host_port(*sock.getsockname()[:2])
                 sock.send(serialize(f"OPTIONS {uri} SIP/2.0", [
                     ("Via", f"SIP/2.0/UDP {here};branch={new_branch()};rport"),
                     ("Max-Forwards", "0"), ("From", f"<sip:ping@{here}>;tag={tag}"),
@@ -436,9 +440,9 @@ def ping(settings):
                     return SIPMessage(sock.recv(MAX_DATAGRAM)).status not in (0, 503)
                 except socket.timeout:
                     continue
-        except OSError as error:
-            print(f"ping: {uri}: {error}", file=sys.stderr)
-            return False
+    except OSError as error:
+        print(f"ping: {uri}: {error}", file=sys.stderr)
+        return False
     print(f"ping: {uri} does not answer", file=sys.stderr)
     return False
 

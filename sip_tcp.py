@@ -1,13 +1,14 @@
 """SIP over TCP: framing, and connections that only frame; what a message means is not known here.
 
-Each connection has a thread that reads; the SIP thread sends, and never waits for a peer that
-does not read.  Imports: net.
+Each connection has a thread that reads; who sends never waits for a peer that does not read.
+Imports: net.
 """
 
 import logging
 import re
 import socket
 import threading
+import time
 
 from net import DSCP_SIP, host_port, open_socket, set_dscp, wake_every
 
@@ -15,11 +16,13 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
 MAX_CONNECTIONS = 500
-HALF_SECONDS = 32  # how long a message that has begun may take to arrive; 64*T1
+MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
+HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 CONNECT_SECONDS = 5
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-CONTENT_LENGTH = re.compile(rb"^(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})[ \t]*\r?$",
-                            re.IGNORECASE | re.MULTILINE)
+CONTENT_LENGTH = re.compile(
+    rb"^(?:content-length|l)[ \t]*:[ \t]*(?:\r?\n[ \t]+)?([0-9]{1,9})[ \t]*\r?$",
+    re.IGNORECASE | re.MULTILINE)
 
 
 class FramingError(ValueError):
@@ -41,7 +44,7 @@ class Framer:
     @property
     def half(self):
         """True while a message has begun and is not complete."""
-        return bool(self._buffer)
+        return bool(self._buffer.strip(b"\r\n"))
 
     def feed(self, data):
         """Yield each message (bytes) that data completes, b"" for a keepalive of two CRLFs.
@@ -51,9 +54,13 @@ class Framer:
         self._buffer += data
         while self._buffer:
             if self._buffer[:4] == b"\r\n\r\n":
+                del self._buffer[:4]
                 yield b""  # RFC 5626 3.5.1
+                continue
             if self._buffer[0] in b"\r\n":
-                self._buffer = self._buffer.lstrip(b"\r\n")
+                if len(self._buffer) < 4 and not self._buffer.strip(b"\r\n"):
+                    return  # perhaps the first half of a keepalive
+                del self._buffer[0]
                 continue
             if not self._end and not self._find_end():
                 return
@@ -91,12 +98,14 @@ def tune(sock):
 class Connection:
     """One TCP connection and the thread that reads it.
 
-    address: the peer's (ip, port). sock: connected, or None to connect to address first.
-    on_message(data, connection) and on_end(connection) are called from the thread, on_end last.
+    address: the peer's (ip, port). sock: connected, or None to connect to address first, from the
+    IP `here` where that is given. on_message(data, connection) and on_end(connection) are called
+    from the thread, on_end last; `taken()` is to be called for each message once it is done with.
     """
 
-    def __init__(self, address, on_message, on_end, sock=None):
+    def __init__(self, address, on_message, on_end, sock=None, here=None):
         self.address, self.name, self._sock = address, host_port(*address), sock
+        self._here, self._unread = here, threading.Semaphore(MAX_UNREAD)
         self._on_message, self._on_end = on_message, on_end
         self._lock = threading.Lock()  # guards _sock and _pending
         self._pending = [] if sock is None else None  # None once connected
@@ -107,21 +116,29 @@ class Connection:
         threading.Thread(target=self._run, daemon=True, name=f"tcp-{self.address[0]}").start()
 
     def send(self, data):
-        """Send a message now, or once connected; a peer that does not read is cut off."""
+        """Send a message now, or once connected; return False where the connection is gone.
+
+        A peer that does not read is cut off.
+        """
         with self._lock:
             if not self.open:
-                return
+                return False
             if self._pending is not None:
                 self._pending.append(data)
-                return
+                return True
             try:
                 if self._sock.send(data, getattr(socket, "MSG_DONTWAIT", 0)) == len(data):
-                    return
+                    return True
                 reason = "it does not read"
             except OSError as error:
                 reason = error
         log.warning("connection with %s: given up: %s", self.name, reason)
         self.stop()
+        return False
+
+    def taken(self):
+        """Say that a message has been dealt with: the thread may read on."""
+        self._unread.release()
 
     def stop(self):
         """Send and read no more: the thread wakes and ends."""
@@ -150,12 +167,13 @@ class Connection:
         except FramingError as error:
             log.warning("connection with %s: %s", self.name, error)
             if error.head:
-                self._on_message(error.head, self)  # for a 400
+                self._pass_on(error.head)  # for a 400
         finally:
             self._on_end(self)
 
     def _connect(self):
-        sock = socket.create_connection(self.address, CONNECT_SECONDS)
+        sock = socket.create_connection(self.address, CONNECT_SECONDS,
+                                        (self._here, 0) if self._here else None)
         sock.settimeout(None)
         tune(sock)
         with self._lock:
@@ -163,23 +181,31 @@ class Connection:
         for data in pending:
             self.send(data)
 
+    def _pass_on(self, message):
+        while self.open and not self._unread.acquire(timeout=1):
+            pass  # the SIP thread has enough of ours: let the peer wait
+        self._on_message(message, self)
+
     def _read(self):
-        wake_every(self._sock, HALF_SECONDS)
-        framer = Framer()
+        wake_every(self._sock, HALF_SECONDS / 4)
+        framer, deadline = Framer(), time.monotonic() + HALF_SECONDS
         while self.open:
             try:
                 data = self._sock.recv(65536)
+                if not data:
+                    return
             except (BlockingIOError, socket.timeout):
-                if framer.half:
-                    raise FramingError("half a message and no more") from None
-                continue
-            if not data:
-                return
+                data = b""
             for message in framer.feed(data):
+                deadline = None  # it speaks SIP, and may be idle for hours
                 if message:
-                    self._on_message(message, self)
+                    self._pass_on(message)
                 else:
                     self.send(b"\r\n")
+            if framer.half and deadline is None:
+                deadline = time.monotonic() + HALF_SECONDS
+            elif deadline is not None and time.monotonic() > deadline:
+                raise FramingError(f"no whole message within {HALF_SECONDS} s")
 
 
 class TCPTransport:
@@ -191,7 +217,7 @@ class TCPTransport:
 
     def __init__(self, post, receive):
         self._post, self._receive = post, receive
-        self._listener, self._connections = None, {}
+        self._listener, self._connections, self._here = None, {}, None
         self._closing = threading.Event()
 
     def __len__(self):
@@ -199,6 +225,7 @@ class TCPTransport:
 
     def listen(self, ip, port):
         """Listen at ip:port and take connections in a thread. Raises OSError, RuntimeError."""
+        self._here = None if ip in ("0.0.0.0", "::") else ip
         self._listener = open_socket(ip, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -212,11 +239,10 @@ class TCPTransport:
 
     def send(self, data, hop):
         """Send over a TCPHop's connection, or one to its address; opened where there is none."""
-        connection = hop.connection
-        if connection is None or not connection.open:
-            connection = self._connections.get((hop.ip, hop.port))
-        if connection is None or not connection.open:
-            connection = self._begin((hop.ip, hop.port), None)
+        for connection in (hop.connection, self._connections.get((hop.ip, hop.port))):
+            if connection is not None and connection.send(data):
+                return
+        connection = self._begin((hop.ip, hop.port), None)
         if connection:
             connection.send(data)
 
@@ -243,7 +269,7 @@ class TCPTransport:
             self._post(self._begin, address[:2], sock)
 
     def _begin(self, address, sock):
-        connection = Connection(address, self._on_message, self._on_end, sock)
+        connection = Connection(address, self._on_message, self._on_end, sock, self._here)
         try:
             if len(self._connections) >= MAX_CONNECTIONS:
                 raise RuntimeError(f"{MAX_CONNECTIONS} connections are open")
@@ -255,11 +281,18 @@ class TCPTransport:
             connection.close()
             return None
         self._connections[address] = connection
-        log.info("connection with %s: %s", connection.name, "accepted" if sock else "being made")
+        log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s", connection.name,
+                "accepted" if sock else "being made")
         return connection
 
     def _on_message(self, data, connection):
-        self._post(self._receive, data, connection.address, connection)
+        self._post(self._take, data, connection)
+
+    def _take(self, data, connection):
+        try:
+            self._receive(data, connection.address, connection)
+        finally:
+            connection.taken()
 
     def _on_end(self, connection):
         if self._closing.is_set():
@@ -269,6 +302,6 @@ class TCPTransport:
 
     def _end(self, connection):
         connection.close()
-        log.info("connection with %s: closed", connection.name)
+        log.debug("connection with %s: closed", connection.name)
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]

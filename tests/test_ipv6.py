@@ -79,6 +79,26 @@ class OnTheWire(unittest.TestCase):
         ok = self.say("INVITE", body=both, call_id="both")[-1]
         self.assertIn(b"m=audio 0 RTP/AVP 8\r\nm=audio 20004 ", ok.body)
 
+    def test_an_address_with_a_scope_is_no_place_to_send_to(self):
+        for address in (b"fe80::1%eth0", b"fe80::1%\x1b[2J"):
+            body = OFFER6.replace(b"c=IN IP6 2001:db8::10", b"c=IN IP6 " + address)
+            refused = self.say("INVITE", body=body, call_id=address.hex())[-1]
+            self.assertEqual((refused.status, refused.header("Warning")[:3]), (488, "301"))
+
+    def test_three_colons_in_an_address_are_refused_or_read_but_never_a_500(self):
+        refused = self.say("OPTIONS", contact="sip:x@[2001:db8:::192.0.2.1]",
+                           via="SIP/2.0/UDP [2001:db8:::192.0.2.1];branch=z9hG4bKc")[-1]
+        self.assertIn(refused.status, (200, 400))
+
+    def test_a_target_is_spelled_as_the_system_does_and_a_mapped_one_is_ipv4(self):
+        for bind, contact, address in (
+                ("2001:db8::1", "sip:a@[2001:0DB8:0:0:0:0:0:10]:5064", ("2001:db8::10", 5064)),
+                ("192.0.2.1", "sip:a@[::ffff:192.0.2.10]:5064", ("192.0.2.10", 5064))):
+            trunk = Trunk(BIND_IP=bind)
+            call = trunk.call(body=b"", contact=contact)
+            call.on("hang up", why="test")
+            self.assertEqual(trunk.server.sent[-1][1], address)
+
     def test_a_hold_by_zeros_is_a_hold(self):
         ok = self.say("INVITE", body=OFFER6.replace(b"c=IN IP6 2001:db8::10", b"c=IN IP6 ::"))[-1]
         self.assertIn(b"a=recvonly\r\n", ok.body)

@@ -3,10 +3,12 @@
 import signal
 import socket
 import threading
+import time
 import unittest
 
 import sip_tcp
 from sip_message import SIPMessage
+from sip_response import TCPHop
 from sip_tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
 from tests.support import OFFER, PEER, Trunk
 from tests.test_main import SECONDS, Process
@@ -33,14 +35,20 @@ class Framed(unittest.TestCase):
 
     def test_two_line_ends_between_messages_are_a_keepalive(self):
         framer = Framer()
-        self.assertEqual(list(framer.feed(ONE + b"\r\n\r\n")), [ONE, b""])
+        self.assertEqual(list(framer.feed(ONE + b"\r\n" * 4)), [ONE, b"", b""])
         self.assertEqual(list(framer.feed(b"\r\n")), [])
+        self.assertEqual(list(framer.feed(b"\r\n")), [b""])
+        self.assertEqual(list(framer.feed(b"\r\n" + ONE)), [ONE])
         self.assertFalse(framer.half)
 
     def test_without_content_length_the_head_can_still_be_answered(self):
         with self.assertRaises(FramingError) as caught:
             list(Framer().feed(ONE.replace(b"Content-Length: 4\r\n", b"")))
         self.assertTrue(caught.exception.head.startswith(b"OPTIONS"))
+
+    def test_a_content_length_may_be_folded(self):
+        folded = ONE.replace(b": 4", b":\r\n  4")
+        self.assertEqual(list(Framer().feed(folded + TWO)), [folded, TWO])
 
     def test_a_message_or_a_head_without_end_is_refused(self):
         with self.assertRaises(FramingError):
@@ -107,6 +115,13 @@ class Calls(unittest.TestCase):
         self.assertEqual([m.method() for _, m in self.trunk.advance(31)], [])
         self.trunk.advance(2)
         self.assertEqual(len(self.server.calls), 0)
+
+    def test_our_bye_goes_by_the_connection_the_caller_uses_now(self):
+        _, ok = self.call()
+        self.connection = StandIn()
+        self.say("UPDATE", 2, to_tag=ok.to_tag)
+        next(iter(self.server.calls)).on("hang up", why="test")
+        self.assertIs(self.server.sent[-1][1].connection, self.connection)
 
     def test_a_target_elsewhere_is_reached_by_a_connection_of_its_own(self):
         call, _ = self.call()
@@ -187,7 +202,10 @@ class Sockets(unittest.TestCase):
         sock.sendall(self.request("ACK", 1, self.receive(sock, 200).header("To")))
         self.server.wait_for("began")
         sock.close()
-        self.server.wait_for("connection with .* closed")
+        other = self.connect()  # what it sends is read behind the end of the first connection
+        for _ in range(20):
+            other.sendall(self.request("OPTIONS", 7).replace(b"OPTIONS7", b"%d" % time.time_ns()))
+            self.receive(other, 200)
         self.server.process.send_signal(signal.SIGTERM)
         back = self.keep(self.listener.accept()[0])
         back.settimeout(SECONDS)
@@ -224,13 +242,64 @@ class Stalled(unittest.TestCase):
         connection = Connection(PEER, lambda *args: took.set(), lambda conn: ended.set(), ours)
         self.addCleanup(connection.close)
         connection.start()
-        self.assertFalse(ended.wait(0.25))  # nothing came, several times over
         theirs.sendall(ONE)
         self.assertTrue(took.wait(5))
+        connection.taken()
+        self.assertFalse(ended.wait(0.25))  # nothing more came, several times over
         with self.assertLogs("sip_tcp", "WARNING") as logged:
-            theirs.sendall(ONE[:-1])
+            for at in range(1000):  # a byte now and then does not help
+                if ended.wait(0.02):
+                    break
+                theirs.sendall(ONE[at:at + 1])
             self.assertTrue(ended.wait(5))
-        self.assertIn("half a message", logged.output[0])
+        self.assertIn("no whole message", logged.output[0])
+
+    def test_a_connection_that_never_sends_a_message_is_ended(self):
+        self.addCleanup(setattr, sip_tcp, "HALF_SECONDS", sip_tcp.HALF_SECONDS)
+        sip_tcp.HALF_SECONDS = 0.05
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        ended = threading.Event()
+        connection = Connection(PEER, None, lambda conn: ended.set(), ours)
+        self.addCleanup(connection.close)
+        with self.assertLogs("sip_tcp", "WARNING"):
+            connection.start()
+            self.assertTrue(ended.wait(5))
+
+    def test_a_connection_reads_no_more_than_the_sip_thread_takes(self):
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        got, more = [], threading.Event()
+
+        def take(data, connection):
+            got.append(data)
+            if len(got) > sip_tcp.MAX_UNREAD:
+                more.set()
+
+        connection = Connection(PEER, take, lambda conn: None, ours)
+        self.addCleanup(connection.close)
+        self.addCleanup(connection.stop)
+        connection.start()
+        theirs.sendall(TWO * 20)
+        self.assertFalse(more.wait(0.2))
+        self.assertEqual(len(got), sip_tcp.MAX_UNREAD)
+        connection.taken()
+        self.assertTrue(more.wait(5))
+
+    def test_what_a_dead_connection_does_not_take_goes_by_a_new_one(self):
+        dead = StandIn()
+        dead.send = lambda data: False
+        transport = TCPTransport(lambda *args: None, None)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.settimeout(5)
+            transport.send(b"hello", TCPHop(*listener.getsockname(), dead))
+            back, _ = listener.accept()
+            with back:
+                back.settimeout(5)
+                self.assertEqual(back.recv(100), b"hello")
+        self.addCleanup(transport.close)
 
     def test_a_peer_that_does_not_read_is_cut_off_and_holds_nobody(self):
         ours, theirs = socket.socketpair()
@@ -263,7 +332,7 @@ class Stalled(unittest.TestCase):
         transport = TCPTransport(lambda *args: posted.append(args), None)
         with socket.socket() as taken:  # bound and not listening: refused
             taken.bind(("127.0.0.1", 0))
-            with self.assertLogs("sip_tcp", "INFO"):
+            with self.assertLogs("sip_tcp", "WARNING"):
                 connection = transport._begin(taken.getsockname(), None)
                 connection.send(b"lost")
                 while not posted:
