@@ -341,11 +341,10 @@ class RTPSession:
             self.on_key(key)
 
     def _warn_of(self, source, flow):
-        if not self._warned:
+        if flow.remote and not self._warned:  # before an answer nobody knows whose it is
             log.warning("RTP to port %d from %s is ignored: the call's addresses are %s and %s",
-                        self.port, host_port(*source[:2]), flow.remote and flow.remote[0],
-                        self.peer_ip or None)
-        self._warned = True
+                        self.port, host_port(*source[:2]), flow.remote[0], self.peer_ip or None)
+            self._warned = True
 
     def __iter__(self):
         buffer = bytearray(MAX_PACKET)

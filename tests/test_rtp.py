@@ -13,7 +13,7 @@ import dtmf
 import rtcp
 import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
-from sdp import Agreement
+from sdp import NOTHING, Agreement
 
 A = "127.0.0.1"  # where the description says the caller is
 PCMA = {8: 8, 101: 101}
@@ -199,6 +199,16 @@ class Echo(unittest.TestCase):
         with self.assertRaises(BlockingIOError):
             stranger.recv(2048)
         self.assertEqual(self.counted(), (1, 1))
+
+    def test_what_comes_before_an_answer_is_no_reason_to_warn(self):
+        self.session.update(NOTHING)
+        stranger = self.open("127.0.0.66")
+        self.send(1, payload=b"early", sock=stranger)
+        self.update()
+        with self.assertLogs("rtp", "WARNING") as logged:
+            self.send(2, payload=b"evil", sock=stranger)
+            self.assert_next_heard(b"voice")
+        self.assertEqual(len(logged.output), 1)
 
     def test_a_caller_behind_nat_is_followed_to_where_it_signals_from(self):
         nat = self.open("127.0.0.9")  # peer_ip
