@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
+STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
@@ -133,6 +134,7 @@ class Flow:
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
+        self.strangers = 0  # packets that came from elsewhere
 
     def accept(self, source, peer_ip):
         """Say whether a packet from source belongs to the call; follow a caller behind NAT.
@@ -341,7 +343,8 @@ class RTPSession:
             self.on_key(key)
 
     def _warn_of(self, source, flow):
-        if flow.remote and not self._warned:  # before an answer nobody knows whose it is
+        flow.strangers += 1
+        if flow.strangers == STRANGERS and flow.remote and not self._warned:
             log.warning("RTP to port %d from %s is ignored: the call's addresses are %s and %s",
                         self.port, host_port(*source[:2]), flow.remote[0], self.peer_ip or None)
             self._warned = True
