@@ -123,10 +123,9 @@ class SIPServer:
 
     def call_soon(self, function, *args):
         """Call function(*args) in the SIP thread; from any thread, or a signal handler."""
-        waiting = not self._posted.empty()
         self._posted.put((function, *args))
-        if waiting:
-            return  # the loop looks again before it sleeps
+        if self._posted.qsize() > 1:
+            return  # the loop has not taken the one before, and looks again before it sleeps
         try:
             self.sock.sendto(b"", (self.config.reach_ip, self.port))  # wakes the loop
         except OSError as error:
@@ -359,19 +358,15 @@ class SIPServer:
 
     def release(self, call):
         """End a call's media, and with them what its user calls the call."""
-        call.media.stop()
-        if call.began is not None:
-            call.statistics = statistics(call.media, self.clock() - call.began)
         media = call.media
+        media.stop()
+        seconds = self.clock() - call.began if call.began is not None else 0.0
+        call.statistics = statistics(media, seconds)
         log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
-                 "jitter %.1f ms%s", call.caller, call.called, self.seconds_of(call), call.why,
+                 "jitter %.1f ms%s", call.caller, call.called, seconds, call.why,
                  media.packets_in, media.packets_out, media.received.lost,
                  media.received.jitter / 8, "" if media.round_trip is None
                  else f", round trip {media.round_trip * 1000:.0f} ms")
-
-    def seconds_of(self, call):
-        """Return how long a call has been up."""
-        return self.clock() - call.began if call.began is not None else 0.0
 
     def remove(self, call):
         """Take out the row of a call whose dialog has ended."""
