@@ -11,6 +11,8 @@ import sys
 import threading
 import unittest
 
+from config import Config
+from server import SIPServer
 from sip_message import SIPMessage
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -131,6 +133,16 @@ class Ping(unittest.TestCase):
         server.process.wait(SECONDS)
         code, _, err = run("--ping", SIP_PORT=str(server.port))
         self.assertEqual((code, err.count("\n")), (1, 1))
+
+
+class Marked(unittest.TestCase):
+    def test_what_is_sent_for_sip_is_marked_class_selector_3(self):
+        server = SIPServer(Config.from_env({"SIP_PORT": "0"}))
+        server.open()
+        marked = server.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
+        server.stop()
+        server.serve_forever()  # ends at once, and closes
+        self.assertEqual((marked, server.sock.fileno()), (0x60, -1))
 
 
 class Running(unittest.TestCase):

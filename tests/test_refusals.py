@@ -109,6 +109,12 @@ class Refused(unittest.TestCase):
         self.assertEqual((len(self.server.calls), self.server.media_made[0].stopped), (0, 1))
 
 
+    def test_an_invite_of_50_kilobytes_is_a_call(self):
+        padding = [f"X-Padding-{number}: {'x' * 1000}" for number in range(50)]
+        answers = self.trunk.say("INVITE", body=OFFER, headers=padding)
+        self.assertEqual(statuses(answers), [100, 200])
+
+
 class Dropped(unittest.TestCase):
     def setUp(self):
         self.trunk = Trunk()
