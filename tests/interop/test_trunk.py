@@ -40,8 +40,9 @@ class Stream:
 
     def listen(self):
         data = self.sock.recv(2048)
-        self.heard.append((time.monotonic(), HEADER.unpack_from(data)[4],
-                           MARK.unpack_from(data, HEADER.size)[0]))
+        if data[1] & 127 == 8:  # the port may be a neighbour's for RTCP
+            self.heard.append((time.monotonic(), HEADER.unpack_from(data)[4],
+                               MARK.unpack_from(data, HEADER.size)[0]))
 
 
 class Media:
@@ -167,7 +168,10 @@ class TrunkCall:
         self.talk()
 
     def refresh(self, turns):
-        """Refresh the session by turns with UPDATE and re-INVITE while the audio runs."""
+        """Refresh by turns with UPDATE and re-INVITE while the audio runs, and lose none of it.
+
+        Return the longest gaps, in seconds, in what was sent and in what was heard.
+        """
         self.stream.target = None
         self.stream = self.media.stream(self.stream.ip, self.number)
         offer = self.sdp()
@@ -185,8 +189,7 @@ class TrunkCall:
         self.test.assertEqual((len(heard), len({ssrc for _, ssrc, _ in heard})), (len(sent), 1))
         self.test.assertEqual({mark for _, _, mark in heard}, {self.number})
         self.test.assertGreater(len(sent), 1.5 * turns)
-        # what a busy machine does to the trunk's own pace is not the server's
-        self.test.assertLess(longest_gap([at for at, _, _ in heard]), 0.1 + longest_gap(sent))
+        return longest_gap(sent), longest_gap([at for at, _, _ in heard])
 
     def hang_up(self, headers="Reason: Q.850;cause=16\r\n"):
         self.stream.target = None
@@ -255,7 +258,8 @@ class Trunk(InteropCase):
         call = self.call()
         first = call.request("INVITE", call.sdp(), CISCO)
         self.assertEqual(first.header("Session-Expires"), "1800;refresher=uac")
-        call.refresh(40)
+        sent, heard = call.refresh(40)
+        self.assertLess(heard, 0.1 + sent)  # what a busy machine does to our own pace is not its
         call.hang_up()
         self.assert_idle()
 
