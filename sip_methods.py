@@ -107,8 +107,7 @@ def on_bye(server, request):
     call = call_of(server, request)
     if call.state == "proceeding":  # RFC 3261 15.1.2
         server.respond(call.invite, 487, to_tag=call.local_tag)
-    cause = q850_cause(request)
-    call.on("bye", why="the caller hung up" + (f" (Q.850 cause {cause})" if cause else ""))
+    call.on("bye", why=with_cause("the caller hung up", request))
     headers = [("P-RTP-Stat", call.statistics)] if call.statistics else []
     server.respond(request, 200, "", headers)
 
@@ -122,8 +121,13 @@ def on_cancel(server, request):
     server.respond(request, 200, to_tag=call.local_tag if call else "")
     if call and transaction.open:
         server.respond(call.invite, 487, to_tag=call.local_tag)
-        cause = q850_cause(request)
-        call.on("cancel", why="the caller gave up" + (f" (Q.850 cause {cause})" if cause else ""))
+        call.on("cancel", why=with_cause("the caller gave up", request))
+
+
+def with_cause(why, request):
+    """Return why with the cause that a BYE or CANCEL gives."""
+    cause = q850_cause(request)
+    return f"{why} (Q.850 cause {cause})" if cause else why
 
 
 def on_options(server, request):
