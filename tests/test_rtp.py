@@ -69,7 +69,17 @@ class Ports(unittest.TestCase):
         self.assertNotEqual(caught.exception.errno, errno.EADDRINUSE)
 
 
-class Echo(unittest.TestCase):
+class OnSockets(unittest.TestCase):
+    def open(self, ip):
+        """Return a UDP socket of the other end, closed with the test."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind((ip, 0))
+        sock.settimeout(5)
+        return sock
+
+
+class Echo(OnSockets):
     """A session that echoes in its own thread; `self.caller` is a socket at the other end."""
 
     def setUp(self):
@@ -79,13 +89,6 @@ class Echo(unittest.TestCase):
         self.at = A, self.session.port
         self.update()
         self.session.start(rtp.echo)
-
-    def open(self, ip):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.addCleanup(sock.close)
-        sock.bind((ip, 0))
-        sock.settimeout(5)
-        return sock
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
         self.session.update(Agreement(remote or self.caller.getsockname(), formats, sending,
@@ -266,7 +269,7 @@ class Echo(unittest.TestCase):
             pass
 
 
-class Reports(unittest.TestCase):
+class Reports(OnSockets):
     """A session with RTCP; the caller has a socket for each."""
 
     def setUp(self):
@@ -277,13 +280,6 @@ class Reports(unittest.TestCase):
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
                                       self.rtcp.getsockname()))
         self.session.start(rtp.echo)
-
-    def open(self, ip):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.addCleanup(sock.close)
-        sock.bind((ip, 0))
-        sock.settimeout(5)
-        return sock
 
     def talk(self, *sequences):
         for sequence in sequences:
