@@ -275,14 +275,14 @@ class TCPTransport:
                 raise RuntimeError(f"{MAX_CONNECTIONS} connections are open")
             if sock is not None:
                 tune(sock)
+            log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s",
+                    connection.name, "accepted" if sock else "being made")
             connection.start()
         except (OSError, RuntimeError) as error:
             log.warning("no connection with %s: %s", connection.name, error)
             connection.close()
             return None
         self._connections[address] = connection
-        log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s", connection.name,
-                "accepted" if sock else "being made")
         return connection
 
     def _on_message(self, data, connection):
