@@ -1,0 +1,62 @@
+"""Measure codec.py and g722.py: what a call's sound costs, in microseconds and shares of a core.
+
+    python bench/codec.py
+
+Each frame's best of several runs, for whatever else the machine does makes a run slower.
+"""
+
+import math
+import pathlib
+import random
+import struct
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import codec
+
+RUNS = 15
+RATES = (16000, 22050, 24000, 48000)  # Hz, to and from 8000
+
+
+def speech(rate):
+    """Return 1 s of PCM in frames of 20 ms: three tones that swell 5 times, and some noise."""
+    rng, size, samples = random.Random(1), rate // 50, []
+    for t in (i / rate for i in range(50 * size)):
+        tones = sum(math.sin(2 * math.pi * hz * t) for hz in (150, 450, 1500))
+        samples.append(round(4000 * math.sin(5 * math.pi * t) ** 2 * tones + rng.gauss(0, 100)))
+    return [struct.pack(f"<{size}h", *samples[at:at + size]) for at in range(0, 50 * size, size)]
+
+
+def seconds(make, frames):
+    """Return what the frames take a function made anew for each run, each frame at best."""
+    best = [math.inf] * len(frames)
+    for _ in range(RUNS):
+        function = make()
+        for i, frame in enumerate(frames):
+            start = time.perf_counter()
+            function(frame)
+            best[i] = min(best[i], time.perf_counter() - start)
+    return sum(best)
+
+
+def report(what, taken):
+    """taken: seconds for a second of sound."""
+    print(f"{what:24}{taken / 50 * 1e6:9.1f} us a frame {taken * 100:8.3f} % of a core")
+
+
+def main():
+    """Print a line for each way of each codec and each change of rate."""
+    print("Python", sys.version.split()[0])
+    for row in codec.KNOWN:
+        frames, encode = speech(row.sample_rate), row.encoder()
+        report(f"{row.name} encode", seconds(row.encoder, frames))
+        report(f"{row.name} decode", seconds(row.decoder, [encode(frame) for frame in frames]))
+    report("loudness, 8000 Hz", seconds(lambda: codec.loudness, speech(8000)))
+    for rates in [(rate, 8000) for rate in RATES] + [(8000, rate) for rate in RATES]:
+        report("{} to {} Hz".format(*rates),
+               seconds(lambda rates=rates: codec.Resampler(*rates).feed, speech(rates[0])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""G.722: the bits another implementation makes of the same sound, and what is left of it."""
+
+import hashlib
+import math
+import struct
+import unittest
+
+import codec
+from g722 import Decoder, Encoder
+
+FRAME = 320  # samples, 20 ms
+DELAY = 22  # samples, of the filters of both sides
+
+
+def noise(count, seed=1):
+    """Return bytes from 0 to 255 that are the same everywhere."""
+    values = bytearray()
+    for _ in range(count):
+        seed = (seed * 1103515245 + 12345) % (1 << 31)
+        values.append(seed >> 16 & 255)
+    return bytes(values)
+
+
+def runs():
+    """Return bytes each many times over, which drives the predictors to their limits."""
+    return b"".join(bytes([byte]) * count for byte, count in zip(noise(150, 2), noise(150, 3)))
+
+
+def samples_of(pcm):
+    return struct.unpack(f"<{len(pcm) // 2}h", pcm)
+
+
+def pcm_of(samples):
+    return struct.pack(f"<{len(samples)}h", *samples)
+
+
+def sweep():
+    """Return 0.5 s of PCM: triangles that get faster and louder, until clipped, with noise."""
+    samples, phase = [], 0
+    for i, random in enumerate(noise(8000)):
+        phase = (phase + i // 8) % 2000
+        samples.append((abs(phase - 1000) - 500) * i // 100 + random - 128)
+    return pcm_of([max(-32768, min(32767, sample)) for sample in samples])
+
+
+def sine(hz, seconds=0.2, amplitude=10000):
+    return pcm_of([round(amplitude * math.sin(2 * math.pi * hz * i / 16000))
+                   for i in range(round(16000 * seconds))])
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def signal_to_noise(pcm, decoded):
+    """Return dB, of the last 0.1 s: by then the scales have found the level."""
+    samples, decoded = samples_of(pcm)[:-DELAY], samples_of(decoded)
+    pairs = list(zip(samples[-1600:], decoded[-1600:]))
+    return 10 * math.log10(sum(a * a for a, _ in pairs) / sum((a - b) ** 2 for a, b in pairs))
+
+
+class G722(unittest.TestCase):
+    """The digests are of what ffmpeg 5.1 (-c:a g722, and its decoder) makes of the same input."""
+
+    def test_the_encoder_makes_the_bits_ffmpeg_makes(self):
+        self.assertEqual(digest(sweep()), "931ef276db3b603b")
+        self.assertEqual(digest(Encoder()(sweep())), "40e4cfdbefa9d06e")
+
+    def test_the_decoder_makes_the_samples_ffmpeg_makes(self):
+        self.assertEqual(digest(Decoder()(Encoder()(sweep()))), "9817d4baba513d24")
+
+    def test_bytes_no_encoder_made_decode_to_what_ffmpeg_makes_of_them(self):
+        self.assertEqual(digest(Decoder()(noise(4000))), "7561863f7d4a47b0")
+        self.assertEqual(digest(Decoder()(runs())), "084a9a18a90827ee")
+
+    def test_frames_give_what_the_whole_gives(self):
+        pcm, encoder, decoder = sweep(), Encoder(), Decoder()
+        frames = [pcm[at:at + 2 * FRAME] for at in range(0, len(pcm), 2 * FRAME)]
+        payloads = [encoder(frame) for frame in frames]
+        self.assertEqual({len(payload) for payload in payloads}, {FRAME // 2})
+        self.assertEqual(b"".join(payloads), Encoder()(pcm))
+        self.assertEqual(b"".join(map(decoder, payloads)), Decoder()(b"".join(payloads)))
+
+    def test_tones_of_both_bands_come_back(self):
+        for hz, least in ((300, 55), (1000, 45), (3000, 38), (5000, 20), (7000, 20)):
+            pcm = sine(hz)
+            self.assertGreater(signal_to_noise(pcm, Decoder()(Encoder()(pcm))), least, hz)
+
+    def test_silence_stays_silent(self):
+        decoded = samples_of(Decoder()(Encoder()(bytes(2 * 8000))))
+        self.assertLess(max(map(abs, decoded)), 10)
+
+    def test_silence_after_the_loudest_sound_is_soon_silent(self):
+        pcm = pcm_of([32767, 32767, -32768, -32768] * 400) + bytes(2 * 8000)
+        decoded = samples_of(Decoder()(Encoder()(pcm)))
+        self.assertLess(max(map(abs, decoded[-4000:])), 10)
+
+    def test_any_bytes_decode_to_two_samples_each(self):
+        for payload in (b"", b"\x00", b"\xff" * 4000, b"\x00" * 4000, b"\x20\xe0" * 2000,
+                        b"\x04" * 3000 + b"\x84\x24" * 500, bytes(range(256)) * 16):
+            self.assertEqual(len(Decoder()(payload)), 4 * len(payload))
+
+    def test_a_lost_frame_is_forgotten(self):
+        pcm, decoder = sine(700, 1.0), Decoder()
+        payload = Encoder()(pcm)
+        decoded = decoder(payload[:2000]) + decoder(payload[2160:])
+        self.assertGreater(signal_to_noise(pcm, decoded), 45)
+
+    def test_samples_that_make_no_pairs_raise_value_error(self):
+        for size in (1, 2, 3, 638):
+            with self.assertRaisesRegex(ValueError, f"not {size} bytes"):
+                Encoder()(bytes(size))
+
+    def test_every_call_has_an_encoder_of_its_own(self):
+        row = codec.BY_NAME["G722"]
+        self.assertEqual((row.rate, row.payload_type, row.sample_rate), (8000, 9, 16000))
+        self.assertIsNot(row.encoder(), row.encoder())
+        self.assertIsNot(row.decoder(), row.decoder())
+
+
+if __name__ == "__main__":
+    unittest.main()
