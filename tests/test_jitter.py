@@ -1,0 +1,333 @@
+"""The jitter buffer on made-up networks, tick by tick, and the concealment of gaps."""
+
+import random
+import struct
+import unittest
+
+from jitter import MAX_AHEAD, SLOT, Concealer, JitterBuffer
+
+NUMBERED = struct.Struct(f"!I{SLOT - 4}x")  # 10 ms that carry the number of their slot
+START = 2 ** 32 - 200  # timestamp of the first slot: they wrap in every test
+
+
+def audio(first, slots=2):
+    """Return 10 ms a slot, each byte of it the slot's number."""
+    return b"".join(bytes([slot & 255]) * SLOT for slot in range(first, first + slots))
+
+
+def network(seed, seconds, jitter=0.0, lost=0.0, repeated=0.0, delayed=0.0, drift=0.0, slots=2):
+    """Return [(arrival in s, first slot)] in order of arrival, of packets sent every `slots`.
+
+    jitter: s, uniform. delayed: how many take 25 ms more. drift: of the sender's clock.
+    """
+    rng, arrivals = random.Random(seed), []
+    for slot in range(0, int(seconds * 100), slots):
+        sent = slot / 100 * (1 + drift)
+        late = rng.random() * jitter + (rng.random() < delayed) * 0.025
+        if rng.random() >= lost:
+            arrivals.append((sent + late, slot))
+            if rng.random() < repeated:
+                arrivals.append((sent + late + rng.random() * 0.030, slot))
+    return sorted(arrivals)
+
+
+class OnTicks(unittest.TestCase):
+    def setUp(self):
+        self.buffer = JitterBuffer()
+
+    def put(self, *firsts, slots=2, ssrc=7, start=START, extra=None):
+        return [self.buffer.put(ssrc, start + SLOT * first & 0xFFFFFFFF, audio(first, slots),
+                                extra) for first in firsts]
+
+    def pop(self, ticks=1):
+        """Return the first bytes of both halves of what is popped, or None for a gap."""
+        popped = [self.buffer.pop() for _ in range(ticks)]
+        for payload in popped:
+            self.assertEqual(len(payload or bytes(160)), 160)
+        return [payload and (payload[0], payload[SLOT]) for payload in popped]
+
+    def play(self, first, packets=1):
+        """Put so many packets of 20 ms, each just before its tick; return what is popped."""
+        return [heard for slot in range(first, first + 2 * packets, 2)
+                for heard in (self.put(slot), self.pop())[1]]
+
+    def run_on(self, arrivals, seconds, slots=2, phase=0.001):
+        """Return [(tick in s, the slots of both halves or None)] of the buffer on a network."""
+        arrivals, heard = iter(arrivals + [(1e9, 0)]), []
+        due, slot = next(arrivals)
+        for number in range(int(seconds * 50)):
+            tick = phase + number / 50
+            while due <= tick:
+                payload = b"".join(map(NUMBERED.pack, range(slot, slot + slots)))
+                self.buffer.put(7, START + SLOT * slot & 0xFFFFFFFF, payload)
+                due, slot = next(arrivals)
+            payload = self.buffer.pop()
+            heard.append((tick, payload and NUMBERED.unpack_from(payload)
+                          + NUMBERED.unpack_from(payload, SLOT)))
+        return heard
+
+
+class Order(OnTicks):
+    def test_nothing_is_popped_before_the_first_packet_and_that_at_the_next_tick(self):
+        self.assertEqual(self.pop(3), [None] * 3)
+        self.assertEqual(self.play(0, 4), [(0, 1), (2, 3), (4, 5), (6, 7)])
+
+    def test_packets_of_any_length_are_played_as_soon_as_they_came(self):
+        for slots in (1, 2, 3, 4, 6):
+            with self.subTest(ms=slots * 10):
+                self.setUp()
+                heard = self.run_on(network(0, 6, slots=slots), 6, slots)
+                at, (slot, other) = heard[-1]
+                self.assertLessEqual(at - slot / 100, 0.0211)
+                self.assertEqual(other, slot + 1)
+                gaps = sum(1 for _, slots in heard if slots is None or slots[0] == slots[1])
+                self.assertLessEqual(gaps, 1)  # until the tick after the first is known
+
+    def test_reordered_packets_are_put_in_order(self):
+        self.assertEqual(self.put(4, 0, 6, 2), [True] * 4)
+        self.assertEqual(self.pop(5), [(0, 1), (2, 3), (4, 5), (6, 7), None])
+
+    def test_a_repeat_is_told_and_changes_nothing_whether_its_first_was_played_or_waits(self):
+        self.put(0, 2, 4)
+        self.assertEqual(self.put(4, 2, 0), [False] * 3)
+        self.assertEqual(self.pop(), [(0, 1)])
+        self.assertEqual(self.put(0), [False])
+        self.assertEqual(self.pop(3), [(2, 3), (4, 5), None])
+        self.assertEqual(self.put(4, 2), [False] * 2)
+        self.assertEqual(self.pop(), [None])
+        self.assertEqual(self.buffer.late, 0)
+
+    def test_half_of_20_ms_is_played_twice_and_a_tail_of_less_than_10_ms_dropped(self):
+        self.assertTrue(self.buffer.put(7, 0, audio(1, 3) + b"tail"))
+        self.assertEqual(self.pop(3), [(1, 2), (3, 3), None])
+        self.assertFalse(self.buffer.put(7, 240, bytes(SLOT - 1)))
+
+    def test_the_half_that_was_missing_is_played_when_it_comes_late(self):
+        self.put(0, slots=3)
+        self.assertEqual(self.pop(2), [(0, 1), (2, 2)])
+        self.put(3, slots=3)
+        self.assertEqual(self.pop(2), [(3, 4), (5, 5)])
+
+    def test_a_packet_played_in_part_gives_what_is_left_of_it(self):
+        self.put(0, slots=3)
+        self.pop(2)
+        self.assertEqual(self.put(1, slots=4), [True])  # 1 and 2 were played
+        self.assertEqual(self.pop(2), [(3, 4), None])
+
+
+class Delay(OnTicks):
+    def test_a_late_packet_is_played_and_delays_what_follows(self):
+        self.play(0)
+        self.assertEqual(self.pop(3), [None] * 3)
+        self.put(2, 4, 6)
+        self.assertEqual([self.pop()[0], *self.play(8, 3)], [(2, 3), (4, 5), (6, 7), (8, 9)])
+
+    def test_a_packet_later_than_its_successor_is_dropped_but_delays_by_a_tick(self):
+        self.play(0)
+        self.put(4, 6)
+        self.assertEqual(self.pop(2), [None, (4, 5)])
+        self.assertEqual(self.put(2), [False])
+        self.assertEqual(self.buffer.late, 1)
+        self.assertEqual(self.put(2), [False])  # a repeat of it delays no more
+        self.assertEqual(self.pop(2), [None, (6, 7)])
+        self.assertEqual(self.put(4, 6, 2), [False] * 3)
+        self.assertEqual(self.buffer.late, 1)
+
+    def test_how_long_audio_waits_is_told_in_milliseconds(self):
+        for slot in range(0, 600, 6):
+            self.put(slot, slot + 2, slot + 4)  # three at once wait for 0, 20 and 40 ms
+            self.pop(3)
+        self.assertAlmostEqual(self.buffer.delay, 20, delta=1)
+
+    def test_a_stall_of_the_network_leaves_its_last_200_ms(self):
+        self.play(0)
+        self.pop(50)
+        self.put(*range(2, 102, 2))
+        self.assertEqual(self.pop(), [(100 - MAX_AHEAD, 101 - MAX_AHEAD)])
+        self.assertEqual(self.pop(11)[9:], [(100, 101), None])
+
+    def test_the_delay_of_a_stall_is_gone_within_25_s(self):
+        self.put(*range(0, 20, 2))
+        for slot in range(20, 2520, 2):
+            self.put(slot)
+            self.put(*range(slot - 20, slot, 2))  # repeats bring back nothing that was left out
+            heard = self.pop()
+            self.assertNotIn(None, heard)
+        self.assertEqual(heard, [(2518 & 255, 2519 & 255)])
+        self.assertEqual(len(self.buffer._slots), 0)
+
+    def test_it_does_not_shrink_while_one_packet_in_a_hundred_needs_it(self):
+        for slot in range(0, 3000, 2):
+            if slot % 200 != 100:
+                self.put(slot)
+            if slot % 200 == 102 or slot % 200 == 104:
+                self.put(slot - slot % 200 + 100)
+            heard = self.pop()
+            if slot > 200:
+                self.assertEqual(heard, [((slot - 2) & 255, (slot - 1) & 255)])
+
+    def test_a_sender_whose_clock_is_slower_or_faster_is_followed(self):
+        for drift, gaps, skipped in ((1e-3, 10, 0), (-1e-3, 0, 10)):  # ten times any phone's
+            with self.subTest(drift):
+                self.setUp()
+                heard = self.run_on(network(1, 210, drift=drift), 200)
+                slots = [slot for _, both in heard if both for slot in both]
+                self.assertEqual(slots, sorted(set(slots)))
+                self.assertAlmostEqual(sum(both is None for _, both in heard), gaps, delta=1)
+                self.assertAlmostEqual(slots[-1] + 1 - len(slots), 2 * skipped, delta=2)
+                waits = [at - both[0] / 100 * (1 + drift) for at, both in heard if both]
+                self.assertLess(max(waits), 0.040)
+
+
+class Networks(OnTicks):
+    def lost_and_gaps(self, seed, slots, **parts):
+        """Run 60 s; return the slots that came and were not played, the gaps of 20 ms, the slots
+        lost on the way, and the longest delay in s."""
+        self.setUp()
+        phase = random.Random(seed).random() / 50
+        arrivals = network(seed, 60, slots=slots, **parts)
+        heard = self.run_on(arrivals, 60, slots, phase)
+        played = [slot for _, both in heard if both for slot in both]
+        self.assertEqual(played, sorted(played))
+        if slots % 2 == 0:
+            self.assertEqual(len(played), len(set(played)))
+        came = {first + n for _, first in arrivals for n in range(slots)}
+        span = range(1000, played[-1])  # after 10 s to get used to it
+        never = came.intersection(span).difference(played)
+        lost = [slot for slot in span if slot not in came]
+        after = [n for n, (_, both) in enumerate(heard) if both and both[0] >= 1000]
+        heard = heard[after[0]:after[-1]]
+        gaps = sum(both is None for _, both in heard)
+        longest = max(at - both[0] / 100 for at, both in heard if both)
+        return len(never), gaps, len(lost), longest
+
+    def test_jitter_of_30_ms_loses_nothing_and_delays_no_more_than_it_must(self):
+        for seed in range(3):
+            never, gaps, lost, wait = self.lost_and_gaps(seed, 2, jitter=0.030)
+            self.assertEqual((never, gaps, lost), (0, 0, 0))
+            self.assertLess(wait, 0.0501)
+
+    def test_with_loss_repeats_and_reordering_the_gaps_are_where_the_losses_are(self):
+        for seed in range(3):
+            never, gaps, lost, wait = self.lost_and_gaps(
+                seed, 2, jitter=0.030, lost=0.02, repeated=0.05, delayed=0.05)
+            self.assertGreater(lost, 50)
+            self.assertLessEqual(never, 4)  # a tick of delay too few, and back again
+            self.assertAlmostEqual(gaps, lost / 2, delta=2)
+            self.assertLess(wait, 0.0751)
+
+    def test_the_same_with_packets_of_10_and_of_60_ms(self):
+        for slots in (1, 6):
+            never, _, lost, wait = self.lost_and_gaps(
+                5, slots, jitter=0.030, lost=0.02, repeated=0.05, delayed=0.05)
+            self.assertGreater(lost, 50)
+            self.assertLessEqual(never, 4)
+            self.assertLess(wait, 0.0751)
+
+
+class Beginnings(OnTicks):
+    def test_a_new_source_is_played_at_once_and_what_waits_of_the_old_dropped(self):
+        self.put(0, 2, 4)
+        self.assertEqual(self.put(2, ssrc=8), [True])
+        self.assertEqual(self.pop(2), [(2, 3), None])
+
+    def test_so_is_another_codec_of_the_same_source(self):
+        self.put(0, 2, 4, extra="PCMA")
+        self.put(6, extra="G722")
+        self.assertEqual(self.pop(2), [(6, 7), None])
+
+    def test_a_jump_of_the_clock_is_followed_at_once(self):
+        for jump in (-200, 150, 100000, 2 ** 31 // SLOT, -100000):
+            with self.subTest(slots=jump):
+                self.setUp()
+                self.play(1000, 10)
+                at = 1020 + jump
+                self.assertEqual(self.play(at, 3), [
+                    (slot & 255, slot + 1 & 255) for slot in (at, at + 2, at + 4)])
+
+    def test_a_clock_set_back_by_less_than_a_second_is_followed_after_100_ms(self):
+        self.play(0, 40)
+        heard = self.play(30, 10)
+        self.assertEqual(heard[:4], [None] * 4)
+        self.assertEqual(heard[5:], [(slot, slot + 1) for slot in range(40, 50, 2)])
+
+    def test_an_old_packet_sent_for_ever_is_no_new_clock(self):
+        self.play(0, 40)
+        for _ in range(500):
+            self.assertEqual(self.put(78) + self.put(60), [False] * 2)
+            self.assertEqual(self.pop(), [None])
+
+    def test_after_silence_the_first_packet_is_played_whether_timestamps_went_on_or_not(self):
+        for seconds in (0.1, 0.5, 3, 60):
+            for went_on in (True, False):
+                with self.subTest(seconds=seconds, went_on=went_on):
+                    self.setUp()
+                    self.play(0, 50)
+                    self.pop(int(seconds * 50))
+                    at = 100 + int(seconds * 100) * went_on
+                    self.assertEqual(self.play(at, 2), [
+                        (at & 255, at + 1 & 255), (at + 2 & 255, at + 3 & 255)])
+
+    def test_timestamps_between_two_slots_are_played_in_order_too(self):
+        self.play(0, 2)
+        for first, shift in ((4, 39), (6, 39), (10, -39), (12, -39)):
+            self.put(first, start=START + shift)
+        self.assertEqual(self.pop(5), [(4, 5), (6, 7), None, (10, 11), (12, 13)])
+
+    def test_a_flood_does_not_grow_the_buffer(self):
+        rng = random.Random(3)
+        for number in range(2000):
+            self.buffer.put(rng.randrange(2), rng.randrange(2 ** 32) >> rng.randrange(32),
+                            bytes(rng.randrange(2000)))
+            if number % 10 == 0:
+                self.buffer.pop()
+            self.assertLess(len(self.buffer._slots), MAX_AHEAD + 26)
+        self.play(0, 10)
+        self.assertEqual(self.play(20), [(20, 21)])
+
+
+class Gaps(unittest.TestCase):
+    def test_frames_that_are_there_go_through_untouched(self):
+        concealer = Concealer()
+        for pcm in (b"\1\2" * 160, b"\3\4" * 160):
+            self.assertIs(concealer.feed(pcm), pcm)
+
+    def test_before_the_first_frame_there_is_silence_of_20_ms(self):
+        self.assertEqual(Concealer(8000).feed(None), bytes(320))
+        self.assertEqual(Concealer(16000).feed(None), bytes(640))
+
+    def fill(self, samples, frames):
+        """Return as samples what fills so many frames after a frame of samples."""
+        concealer = Concealer()
+        concealer.feed(struct.pack(f"<{len(samples)}h", *samples))
+        return [struct.unpack(f"<{len(samples)}h", concealer.feed(None)) for _ in range(frames)]
+
+    def test_a_gap_fades_from_what_was_heard_to_silence_in_80_ms(self):
+        for level in (32767, -32768):
+            for size in (160, 320):
+                filled = sum(self.fill([level] * size, 5), ())
+                steps = [abs(b - a) for a, b in zip((level, *filled), filled)]
+                self.assertLess(max(steps), 200)
+                self.assertEqual(sorted(map(abs, filled), reverse=True), list(map(abs, filled)))
+                for frame, share in enumerate((0.75, 0.5, 0.25), 1):
+                    self.assertAlmostEqual(filled[frame * size] / level, share, delta=0.02)
+                self.assertEqual(filled[4 * size:], (0,) * size)
+
+    def test_the_wave_goes_back_and_forth_so_that_no_two_frames_meet_in_a_step(self):
+        samples = list(range(0, 16000, 100))
+        first, second, third, _ = self.fill(samples, 4)
+        self.assertAlmostEqual(first[0], samples[-1], delta=100)
+        self.assertLess(first[80], first[0] / 2)
+        self.assertLess(abs(second[0] - first[-1]), 100)
+        self.assertLess(abs(third[0] - second[-1]), 100)
+        self.assertGreater(second[159], 7000)
+
+    def test_a_frame_ends_the_gap_and_is_what_fills_the_next(self):
+        concealer = Concealer()
+        for level in (1000, 2000):
+            concealer.feed(struct.pack("<160h", *[level] * 160))
+            self.assertAlmostEqual(struct.unpack("<160h", concealer.feed(None))[0], level, delta=10)
+
+
+if __name__ == "__main__":
+    unittest.main()
