@@ -7,7 +7,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
-    "codec": "g722", "g722": "", "config": "", "dtmf": "", "jitter": "", "net": "", "recorder": "", "sip_utils": "", "vad": "",
+    "codec": "g722", "g722": "", "config": "", "dtmf": "", "jitter": "", "net": "", "pacer": "", "recorder": "", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
     "rtcp": "", "sdp": "codec", "rtp": "dtmf net rtcp sdp", "sip_tcp": "net",
     "sip_dialog": "dtmf sip_response sip_transaction sip_utils",
