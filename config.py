@@ -1,7 +1,11 @@
-"""Settings: the environment, checked once, as one frozen value.  Imports: standard library only."""
+"""Settings: the environment, checked once, as one frozen value.  Imports: codec."""
 
 import ipaddress
-from typing import NamedTuple
+import os
+import re
+from typing import NamedTuple, Tuple
+
+import codec
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -31,10 +35,31 @@ def number(low, high):
     return read
 
 
-def level(text):
-    if text.lower() not in LEVELS:
-        raise ValueError("must be one of " + ", ".join(LEVELS))
-    return text.lower()
+def one_of(*words):
+    def read(text):
+        if text.lower() not in words:
+            raise ValueError("must be one of " + ", ".join(words))
+        return text.lower()
+    return read
+
+
+def codecs(text):
+    names = [name.strip().upper() for name in text.split(",")]
+    if len(set(names)) < len(names) or not set(names) <= set(codec.BY_NAME):
+        raise ValueError("must be some of " + ", ".join(codec.BY_NAME))
+    return tuple(codec.BY_NAME[name] for name in names)
+
+
+def function(text):
+    if text and not re.fullmatch(r"\w+(\.\w+)*:\w+", text):
+        raise ValueError("must be module:function")
+    return text
+
+
+def folder(text):
+    if text and not (os.path.isdir(text) and os.access(text, os.W_OK | os.X_OK)):
+        raise ValueError("is no directory that can be written to")
+    return text
 
 
 SETTINGS = (  # name, default, how its text is read, what it is
@@ -48,7 +73,13 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
      "seconds without RTP until a call that is not held is ended; 0 is never"),
-    ("LOG_LEVEL", "info", level, f"one of {', '.join(LEVELS)}; debug shows every message"),
+    ("BOT", "", function, "module:function that serves each call; unset: the echo"),
+    ("CODECS", "PCMA,PCMU", codecs,
+     "codecs to agree on, the best first; G722 too, at a price (docs/bot.md)"),
+    ("SILENCE", "on", one_of("on", "off"), "whether a bot that says nothing sends silence"),
+    ("RECORD_DIR", "", folder, "directory where every call is recorded; unset: none is"),
+    ("LOG_LEVEL", "info", one_of(*LEVELS),
+     f"one of {', '.join(LEVELS)}; debug shows every message"),
 )
 
 
@@ -62,6 +93,10 @@ class Config(NamedTuple):
     rtp_port_end: int
     max_calls: int
     rtp_timeout: int  # seconds
+    bot: str
+    codecs: Tuple[codec.Codec, ...]
+    silence: str
+    record_dir: str
     log_level: str
 
     @property

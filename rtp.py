@@ -120,17 +120,13 @@ def arrival_of(ancillary):
     return None
 
 
-class StreamClosed(Exception):
-    """The call has ended: there is nobody to send to."""
-
-
 class Flow:
     """Where a session's packets go and come from; replaced as a whole when that changes."""
 
     def __init__(self, agreement):
         self.agreement = agreement
         (self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp,
-         self.events) = agreement
+         self.events, self.others) = agreement
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
@@ -158,10 +154,8 @@ class RTPSession:
     """The RTP of one call.
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
-    unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_return: called where the
-    function that serves the call returns before its end; on_key(key): for each key pressed.
-    `for packet in session` gives the caller's audio until the call ends, and `send(payload)`
-    answers; both in the session's one thread.
+    unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_key(key): for each key
+    pressed. Received by one thread: in `echo`, which blocks, or by `waiting`, which does not.
     """
 
     def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
@@ -169,7 +163,6 @@ class RTPSession:
         self._rtcp, self._clock = rtcp_sock, clock
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
-        self.on_return = None
         self.flow = Flow(sdp.NOTHING)
         self.received, self.packets_out, self.octets_out = rtcp.Reception(), 0, 0
         self.round_trip = None  # seconds, from the other side's reports
@@ -184,7 +177,7 @@ class RTPSession:
         self._header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
-        self._thread = None
+        self._thread, self._served = None, False  # by a thread, which closes the socket
         self._warned = False
         self._heard = None  # (SSRC, sequence) of the last packet echoed
         self._shift = 0  # from the caller's timestamps to ours
@@ -200,12 +193,11 @@ class RTPSession:
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
 
-    def start(self, serve):
-        """Run serve(self) in a thread of its own. Raises RuntimeError if none can be had."""
-        thread = threading.Thread(target=self.run, args=(serve,), daemon=True,
-                                  name=f"rtp-{self.port}")
+    def start(self):
+        """Echo in a thread of its own. Raises RuntimeError if none can be had."""
+        thread = threading.Thread(target=self.run, daemon=True, name=f"rtp-{self.port}")
         thread.start()
-        self._thread = thread
+        self._thread, self._served = thread, True
 
     def stop(self):
         """End the session: its thread closes the socket, or this does where none was started."""
@@ -215,13 +207,13 @@ class RTPSession:
                 self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
             self._rtcp.close()
             self._rtcp = None
-        if self._thread is None:
+        if not self._served:
             self.sock.close()
-            return
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # Linux wakes the reader of an unconnected socket all the same
+        elif self._thread:
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # Linux wakes the reader of an unconnected socket all the same
 
     def report(self, now):
         """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
@@ -275,27 +267,12 @@ class RTPSession:
 
     # RTP thread
 
-    @property
-    def codec(self):
-        """The name of the codec agreed, "PCMA" or "PCMU", in which payloads come and go."""
-        return self.flow.codec
-
-    def run(self, serve):
-        """Call serve(self), and keep the port until the call has ended, whatever happens.
-
-        Until then the port is in our description: another call on it would hear this one.
-        """
+    def run(self):
+        """Echo, and close the socket at the end of the call."""
         try:
-            serve(self)
-        except StreamClosed:
-            log.debug("port %d: the call ended while it was served", self.port)
-        except (Exception, SystemExit):
-            log.exception("the function that serves port %d failed", self.port)
-        try:
-            if self.on_return and not self.stop_event.is_set():
-                self.on_return()
-            for _ in self:
-                pass
+            self.echo()
+        except Exception:
+            log.exception("the echo on port %d failed", self.port)
         finally:
             self.sock.close()
 
@@ -304,38 +281,73 @@ class RTPSession:
 
         Padding, header extension and CSRCs are gone from it: the payload begins at byte 12.
         """
-        unpack = HEADER.unpack_from
         while not self.stop_event.is_set():
             try:
                 size, source = self.sock.recvfrom_into(buffer)
             except (BlockingIOError, socket.timeout, ConnectionError):
                 continue  # nothing for WAKE_SECONDS, or an ICMP error of an earlier packet
-            flow = self.flow
-            if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
-                continue  # not RTP, or cut
-            _, second, sequence, timestamp, ssrc = unpack(buffer)
-            if 192 <= second < 224:
-                continue  # RTCP (RFC 5761 4)
-            if source != flow.source and not flow.accept(source, self.peer_ip):
-                self._warn_of(source, flow)
-                continue
-            if buffer[0] != 0x80:
-                size = _strip(buffer, size)
-                if not size:
-                    continue
-            if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
-                self._counted = flow
-                self.received.begin_anew()
-            kind = second & 127
-            self.received.count(ssrc, sequence, timestamp, size - 12,
-                                int(self._clock() * 8000) if kind == flow.audio else None)
-            if kind not in flow.formats or not flow.receiving:
-                continue  # comfort noise, or not negotiated
-            self._header = second, sequence, timestamp, ssrc
-            if kind == flow.events:
-                self._take_event(ssrc, timestamp, buffer[12:size])
-            return size
+            size = self._take(buffer, size, source, self._clock())
+            if size:
+                return size
         return 0
+
+    def unblock(self):
+        """Make `waiting` the way to receive, from the thread that ticks; it closes the socket."""
+        self.sock.setblocking(False)
+        if sys.platform == "linux":
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+        self._served = True
+
+    def waiting(self, buffer):
+        """Yield (codec, SSRC, timestamp, payload) of each packet of audio that has come.
+
+        codec: its name. Does not wait.
+        """
+        for _ in range(50):  # more in 20 ms would be a flood
+            try:
+                if sys.platform == "linux":
+                    size, ancillary, _, source = self.sock.recvmsg_into([buffer], 64)
+                else:
+                    (size, source), ancillary = self.sock.recvfrom_into(buffer), ()
+            except ConnectionError:
+                continue  # an ICMP error of an earlier packet
+            except OSError:
+                return
+            size = self._take(buffer, size, source, arrival_of(ancillary) or self._clock())
+            if size:
+                second, _, timestamp, ssrc = self._header
+                flow, kind = self.flow, second & 127
+                name = flow.codec if kind == flow.audio else flow.others.get(kind)
+                if name and ssrc != self.ssrc:
+                    yield name, ssrc, timestamp, bytes(buffer[12:size])
+
+    def _take(self, buffer, size, source, arrival):
+        """Return the size of the packet in buffer if it is the call's, else 0; arrival: seconds."""
+        flow = self.flow
+        if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
+            return 0  # not RTP, or cut
+        _, second, sequence, timestamp, ssrc = HEADER.unpack_from(buffer)
+        if 192 <= second < 224:
+            return 0  # RTCP (RFC 5761 4)
+        if source != flow.source and not flow.accept(source, self.peer_ip):
+            self._warn_of(source, flow)
+            return 0
+        if buffer[0] != 0x80:
+            size = _strip(buffer, size)
+            if not size:
+                return 0
+        if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
+            self._counted = flow
+            self.received.begin_anew()
+        kind = second & 127
+        self.received.count(ssrc, sequence, timestamp, size - 12,
+                            int(arrival * 8000) if kind == flow.audio else None)
+        if kind not in flow.formats or not flow.receiving:
+            return 0  # comfort noise, or not negotiated
+        self._header = second, sequence, timestamp, ssrc
+        if kind == flow.events:
+            self._take_event(ssrc, timestamp, buffer[12:size])
+        return size
 
     def _take_event(self, ssrc, timestamp, payload):
         key = self._events.read(ssrc, timestamp, payload)
@@ -349,49 +361,20 @@ class RTPSession:
                         self.port, host_port(*source[:2]), flow.remote[0], self.peer_ip or None)
             self._warned = True
 
-    def __iter__(self):
-        buffer = bytearray(MAX_PACKET)
-        while True:
-            size = self.receive_into(buffer)
-            if not size:
-                return
-            packet = RTPPacket.parse(memoryview(buffer)[:size])
-            if packet.payload_type == self.flow.audio:
-                yield packet
+    def send(self, payload, units=FRAME, marker=False, event=False):
+        """Send a packet in the negotiated codec, or a telephone-event; dropped while on hold.
 
-    def send(self, payload, marker=False):
-        """Send one packet of audio in the negotiated codec; dropped while the call is held.
-
-        payload: bytes, one a sample for G.711, 160 for 20 ms. Raises StreamClosed once the call
-        has ended.
+        units: how far the timestamp goes on with it; with 0 the next packet has the same.
         """
-        if self.stop_event.is_set():
-            raise StreamClosed
         flow = self.flow
-        packet = RTPPacket(flow.formats.get(flow.audio, 0), self.sequence, self.timestamp,
-                           self.ssrc, payload, marker)
-        self.timestamp = self.timestamp + len(payload) & 0xFFFFFFFF
-        self.transmit(packet.serialize())
+        kind = flow.formats.get(flow.events if event else flow.audio, 0)
+        self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
+                                marker).serialize())
+        self.skip(units)
 
-    def send_digits(self, digits):
-        """Send keys as telephone-events, 100 ms each; return when they are sent.
-
-        Raises ValueError for what is no key or where none were negotiated, StreamClosed once the
-        call has ended.
-        """
-        flow, due = self.flow, self._clock()
-        if flow.events is None:
-            raise ValueError("telephone-event was not negotiated")
-        for payloads in [dtmf.event_payloads(key) for key in digits]:
-            for number, payload in enumerate(payloads):
-                packet = RTPPacket(flow.formats[flow.events], self.sequence, self.timestamp,
-                                   self.ssrc, payload, number == 0)
-                self.transmit(packet.serialize())
-                due += 0.020
-                if self.stop_event.wait(max(0.0, due - self._clock())):
-                    raise StreamClosed
-            self.timestamp = self.timestamp + len(payloads) * FRAME & 0xFFFFFFFF
-            due += 0.060  # between two presses
+    def skip(self, units):
+        """Let the timestamp go on where nothing is sent."""
+        self.timestamp = self.timestamp + units & 0xFFFFFFFF
 
     def transmit(self, data):
         """Send the bytes of a packet numbered with `sequence`, unless the call is held."""
@@ -445,11 +428,6 @@ def _strip(buffer, size):
     return len(data)
 
 
-def echo(session):
-    """Serve a call with its own voice: the default, in the call's thread."""
-    session.echo()
-
-
 def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     """Echo one call's RTP at server_ip:rtp_port until stop_event is set; by itself, without SIP.
 
@@ -459,4 +437,4 @@ def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     agreement = sdp.LocalSession(server_ip, rtp_port).answer(remote_sdp)[1]
     session = RTPSession(open_rtp_socket(server_ip, rtp_port), stop_event=stop_event)
     session.update(agreement)
-    session.run(echo)
+    session.run()

@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from codec import CODECS, EVENT
+from codec import BY_NAME, CODECS, EVENT
 
 DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
@@ -16,7 +16,7 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
 }
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]{1,2}|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
-STATIC = {str(codec.payload_type): codec for codec in CODECS}
+STATIC = {str(codec.payload_type): codec for codec in BY_NAME.values()}
 
 
 class SDPError(ValueError):
@@ -90,6 +90,7 @@ class Agreement(NamedTuple):
     codec: str
     rtcp: Optional[Tuple[str, int]] = None  # (ip, port) for reports
     events: Optional[int] = None  # which of the types received is telephone-event
+    others: Dict[int, str] = {}  # the types of other codecs received: their names
 
 
 NOTHING = Agreement(None, {}, False, False, "none")
@@ -153,12 +154,12 @@ class LocalSession:
     """Our side of a call's offers and answers.
 
     ip, port: where our RTP socket is reached. is_own((ip, port)) says whether an address is one of
-    this server's sockets, where no audio may go. An answer names one codec, an offer all of them.
-    The version in o= rises only when what we say changes (RFC 3264 8).
+    this server's sockets, where no audio may go. codecs: as we prefer them; an answer names one,
+    an offer all. The version in o= rises only when what we say changes (RFC 3264 8).
     """
 
-    def __init__(self, ip, port, is_own=lambda address: False):
-        self.ip, self.port, self._is_own = ip, port, is_own
+    def __init__(self, ip, port, is_own=lambda address: False, codecs=CODECS):
+        self.ip, self.port, self._is_own, self._codecs = ip, port, is_own, codecs
         self._time = "0 0"
         self._id, self._version, self._said = secrets.randbits(31), 0, None
         self._slots = [None]  # the m= lines so far: the refusal of each, None where our audio is
@@ -178,7 +179,7 @@ class LocalSession:
 
     def offer(self):
         """Return our full offer: all we can, sendrecv, whatever was held (RFC 6337 5.3)."""
-        for codec in CODECS + (EVENT,):
+        for codec in (*self._codecs, EVENT):
             taken = set(self._types.values())
             free = [pt for pt in (codec.payload_type, *range(96, 128)) if pt not in taken]
             self._types.setdefault(codec, free[0])
@@ -214,7 +215,7 @@ class LocalSession:
         remote = line.remote(self.ip)
         if remote and self._is_own(remote):
             raise SDPError("the audio is wanted at an address of this server", 399)
-        return pick_formats(line)
+        return pick_formats(line, self._codecs)
 
     def _agree(self, line, ours, theirs):
         """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
@@ -225,12 +226,13 @@ class LocalSession:
         remote = line.remote(self.ip)
         types = {codec: pt for pt, codec in ours}
         formats = {types[codec]: pt for pt, codec in theirs}
+        others = {types[codec]: codec.name for _, codec in theirs[1:] if codec is not EVENT}
         return Agreement(remote, formats, they_receive and remote is not None, they_send,
                          theirs[0][1].name, line.remote_rtcp(remote),
-                         types[EVENT] if EVENT in (codec for _, codec in theirs) else None)
+                         types[EVENT] if EVENT in (codec for _, codec in theirs) else None, others)
 
     def _offered(self):
-        return [(self._types[codec], codec) for codec in CODECS + (EVENT,)]
+        return [(self._types[codec], codec) for codec in (*self._codecs, EVENT)]
 
     def _describe(self, formats, sending, receiving):
         direction = {v: k for k, v in DIRECTIONS.items()}[sending, receiving]
@@ -251,10 +253,10 @@ class LocalSession:
         return lines + ["a=ptime:20", f"a={direction}"]
 
 
-def pick_formats(line):
+def pick_formats(line, codecs):
     """Return [(payload type, codec), (payload type, EVENT) if offered]. Raises SDPError."""
-    for codec in CODECS:
+    for codec in codecs:
         if line.find(codec):
             return line.find(codec) + line.find(EVENT)
-    names = ", ".join(f"{codec.name}/{codec.rate}" for codec in CODECS)
+    names = ", ".join(f"{codec.name}/{codec.rate}" for codec in codecs)
     raise SDPError(f"no common codec; spoken here: {names}", 305)

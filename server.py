@@ -1,15 +1,13 @@
-"""The SIP server: one loop for datagrams, timers and posted calls; the calls and their media; main.
+"""The SIP server: one loop for datagrams, timers and posted calls; and main.
 
 All SIP state lives in the thread that runs `serve_forever`; other threads reach it by `call_soon`
-alone. Every call has an RTP thread, and this module is where the two halves meet.
-Imports: everything.
+alone.  Imports: bot, calls, config, net, sip_*.
 """
 
 import argparse
 import logging
 import os
 import queue
-import random
 import sched
 import signal
 import socket
@@ -17,36 +15,36 @@ import sys
 import threading
 import time
 
+import bot
 import config
-import rtcp
-import rtp
-import sdp
+from calls import Calls
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
-from sip_dialog import Call, CallTable, hop_address, hop_transport
+from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
-from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD, send_2xx
+from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
 from sip_response import SIPResponse, TCPHop, response_address, serialize
-from sip_session_timer import SessionTimer
 from sip_tcp import TCPTransport
-from sip_transaction import TIMEOUT, ClientTransactions, ServerTransactions
+from sip_transaction import ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
 
 log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
+# how long a bot that computes may keep the others from the interpreter; Python's own 5 ms would
+# make a packet of every call that late
+SWITCH_SECONDS = 0.0005
 
 
 class SIPServer:
     """A SIP server on one port, UDP and TCP.
 
-    config: a Config. media: a function called as media(session) with each call's RTPSession, in
-    the call's own thread; the call goes on when it returns. clock: seconds, monotonic.
+    config: a Config. bot: a function called with the bot.Call of each call, in a thread of its
+    own; None for the echo. clock: seconds, monotonic.
     """
 
-    def __init__(self, config, media=rtp.echo, clock=time.monotonic):
-        self.config, self.media, self.clock = config, media, clock
-        self.calls = CallTable()
+    def __init__(self, config, bot=None, clock=time.monotonic):
+        self.config, self.clock = config, clock
         self.sock, self.port = None, config.sip_port
         self.running, self.stopping = True, False
         self._posted = queue.SimpleQueue()
@@ -54,7 +52,7 @@ class SIPServer:
         self.transactions = ServerTransactions(self.send, self.after)
         self.requests = ClientTransactions(self.send, self.after)
         self.tcp = TCPTransport(self.call_soon, self.receive)
-        self._next_rtp_port = None
+        self.calls = Calls(self, bot)
 
     # The loop
 
@@ -137,8 +135,13 @@ class SIPServer:
         log.info("stopping, %d calls up", len(self.calls))
         self.after(STOP_SECONDS, self._quit)
         for call in self.calls:
-            self.hang_up(call, "the server stops")
+            self.calls.hang_up(call, "the server stops", status=503)
         if not len(self.calls):
+            self._quit()
+
+    def on_call_removed(self):
+        """End the loop with the last call, when that is what it waits for."""
+        if self.stopping and not len(self.calls):
             self._quit()
 
     def _quit(self):
@@ -147,6 +150,12 @@ class SIPServer:
             for call in self.calls:
                 call.on("no ack")  # what waits for an ACK gets its BYE all the same
                 call.on("bye done")
+
+    def address_towards(self, ip):
+        """Return the address a caller at ip is told to send to."""
+        if self.config.advertised_ip or self.config.bind_ip not in ("0.0.0.0", "::"):
+            return self.config.advertised_ip or self.config.bind_ip
+        return local_address(ip)
 
     # Messages in and out
 
@@ -250,172 +259,6 @@ class SIPServer:
             log.warning("%s can't be sent to %r: %s", method, next_hop, error)
             on_final(None)
 
-    # Calls
-
-    def new_call(self, request):
-        """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
-        offer, peer_ip, media = request.sdp(), request.source[0], None
-        try:
-            ip = self.address_towards(peer_ip)
-            media = self.open_media(peer_ip)
-            call = Call(request, host_port(ip, self.port), self.send, self.after, self.request,
-                        self.release, self.remove)
-            media.on_return = lambda: self.call_soon(self.hang_up, call, "its function returned")
-            media.on_key = lambda key: self.call_soon(self.on_key, call, key, "RTP")
-            call.media = media
-            call.timer = SessionTimer(call, self.after, self.hang_up)
-            call.session = sdp.LocalSession(
-                ip, media.port, lambda address: self.is_own(address, media.port))
-            return call, self.negotiate(call, offer)
-        except Exception as error:
-            if media:
-                media.stop()
-            if not isinstance(error, OSError):
-                raise
-            log.warning("no RTP port: %s", error)
-            # not 503: CUBE would take the whole trunk out of service for it
-            raise SIPError(486, "") from None
-
-    def open_media(self, peer_ip):
-        """Return an RTPSession on a free port. Raises OSError where there is none."""
-        session = rtp.open_rtp_session(self.config.bind_ip, self.config.rtp_port_start,
-                                       self.config.rtp_port_end, self._next_rtp_port, peer_ip)
-        self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
-        return session
-
-    def answer(self, call, body):
-        """Answer a new call with 200 and start its RTP thread."""
-        try:
-            call.media.start(self.media)
-        except RuntimeError as error:
-            log.warning("no RTP thread: %s", error)
-            raise SIPError(486, "") from None
-        call.began = self.clock()
-        source, flow = call.invite.source, call.media.flow
-        log.info("call from %r to %r began: SIP/%s %s, RTP port %d, theirs %s%s", call.caller,
-                 call.called, call.transport, host_port(*source), call.media.port,
-                 host_port(*flow.remote) if flow.remote else "not known yet",
-                 "".join(f", {name} {value!a}" for name, value in (
-                     ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
-                     ("private", call.identity.private)) if value))
-        send_2xx(self, call, call.invite, body, offered=not flow.formats)
-        if self.config.rtp_timeout:
-            self.watch(call, 0, call.began)
-        self.report_later(call)
-
-    def report_later(self, call):
-        """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
-        self.after(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
-
-    def _report(self, call):
-        if not call.over:
-            self.report_later(call)
-            call.media.report(time.time())
-
-    def negotiate(self, call, offer):
-        """Return our answer to an offer, applied to the media; our own offer for None.
-
-        Raises SIPError 488, or 400 for a malformed offer; nothing has changed then.
-        """
-        if offer is None:
-            return call.session.offer()
-        try:
-            body, agreement = call.session.answer(offer)
-        except sdp.SDPError as error:
-            raise refusal(error, call.host) from None
-        call.media.update(agreement)
-        return body
-
-    def take_answer(self, call, ack):
-        """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""
-        try:
-            answer = ack.sdp()
-            if answer is not None:
-                call.media.update(call.session.on_answer(answer))
-        except (SIPError, sdp.SDPError) as error:
-            log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
-            self.hang_up(call, "unusable SDP answer", 47)
-            return
-        if not call.media.flow.formats:
-            log.info("call from %r: no audio agreed in the ACK", call.caller)
-            self.after(TIMEOUT, self._check_agreed, call)
-
-    def _check_agreed(self, call):
-        if not call.media.flow.formats:
-            self.hang_up(call, "no audio agreed", 47)
-
-    def is_full(self):
-        limit = self.config.max_calls
-        return 0 < limit <= len(self.calls) and limit <= sum(not c.over for c in self.calls)
-
-    def hang_up(self, call, why, cause=16):
-        """End a call from our side: BYE, now or once its 200 is ACKed; cause of ITU-T Q.850."""
-        call.on("hang up", why=why, cause=cause)
-
-    def on_key(self, call, key, way):
-        """Take a key the caller pressed; way: what told it."""
-        log.info("call from %r: key %s (%s)", call.caller, key, way)
-
-    def release(self, call):
-        """End a call's media, and with them what its user calls the call."""
-        media = call.media
-        media.stop()
-        seconds = self.clock() - call.began if call.began is not None else 0.0
-        call.statistics = statistics(media, seconds)
-        log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
-                 "jitter %.1f ms%s", call.caller, call.called, seconds, call.why,
-                 media.packets_in, media.packets_out, media.received.lost,
-                 media.received.jitter / 8, "" if media.round_trip is None
-                 else f", round trip {media.round_trip * 1000:.0f} ms")
-
-    def remove(self, call):
-        """Take out the row of a call whose dialog has ended."""
-        self.calls.remove(call)
-        if self.stopping and not len(self.calls):
-            self._quit()
-
-    def watch(self, call, packets, since):
-        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
-        if call.over:
-            return
-        flow, now = call.media.flow, self.clock()
-        if call.media.packets_in != packets or not (flow.sending and flow.receiving):
-            packets, since = call.media.packets_in, now
-        if now - since >= self.config.rtp_timeout:
-            self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
-        else:
-            self.after(self.config.rtp_timeout / 4, self.watch, call, packets, since)
-
-    def address_towards(self, ip):
-        """Return the address a caller at ip is told to send to."""
-        if self.config.advertised_ip or self.config.bind_ip not in ("0.0.0.0", "::"):
-            return self.config.advertised_ip or self.config.bind_ip
-        return local_address(ip)
-
-    def is_own(self, address, rtp_port):
-        """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
-        ip, port = address
-        ports = [self.port, rtp_port] + [call.media.port for call in self.calls]
-        return port in ports and (ip.startswith("127.") or ip == self.config.advertised_ip
-                                  or ip == local_address(ip))
-
-
-def statistics(media, seconds):
-    """Return the value of P-RTP-Stat, which CUCM copies into its call records; integers only."""
-    values = (("PS", media.packets_out), ("OS", media.octets_out),
-              ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
-              ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
-              ("DU", seconds))
-    return ",".join(f"{name}={min(int(value), 0xFFFFFFFF)}" for name, value in values)
-
-
-def refusal(error, agent):
-    """Return the SIPError for an SDPError: 488 with its Warning, or 400 for a malformed one."""
-    if not error.warning:
-        return SIPError(400, f"Malformed SDP: {error}")
-    text = str(error).replace("\\", "/").replace('"', "'")
-    return SIPError(488, "", [("Warning", f'{error.warning} {agent} "{text}"')])
-
 
 def ping(settings):
     """Send OPTIONS to the server that runs with these settings; return whether it serves."""
@@ -442,8 +285,15 @@ def ping(settings):
     return False
 
 
-def main(media=rtp.echo, argv=None):
-    """Run the server with the settings of the environment; media(session) serves each call."""
+def choose_bot(settings):
+    """Return the function that serves calls, None for the plain echo. Raises ConfigError."""
+    if settings.bot:
+        return bot.load(settings.bot)
+    return bot.echo if settings.record_dir else None  # the plain echo decodes nothing
+
+
+def main(bot=None, argv=None):
+    """Run the server with the settings of the environment; bot(call) serves each call, or BOT."""
     parser = argparse.ArgumentParser(
         prog="server.py", description="Answer SIP calls and play their own voice back.",
         epilog=config.help_text(), formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -452,13 +302,15 @@ def main(media=rtp.echo, argv=None):
     arguments = parser.parse_args(argv)
     try:
         settings = config.Config.from_env(os.environ)
+        bot = bot or choose_bot(settings)
     except config.ConfigError as error:
         parser.exit(2, f"server.py: {error}\n")
     if arguments.ping:
         sys.exit(0 if ping(settings) else 1)
     logging.basicConfig(level=settings.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    server = SIPServer(settings, media)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    server = SIPServer(settings, bot)
     try:
         server.open()
     except OSError as error:

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 
-from dtmf import NotifyReader
+from dtmf import Keys, NotifyReader
 from sip_response import SIP_PORT, serialize
 from sip_transaction import TIMEOUT, resend_while
 from sip_utils import (get_called_number, get_caller_number, get_identity, new_branch, new_tag,
@@ -76,9 +76,12 @@ class Call:
         self.connected, self.identity = self.caller, get_identity(invite)
         self.connection, self.peer_updates = None, False
         self.refresh(invite)
-        self.notified = NotifyReader()  # key presses told by NOTIFY
+        self.notified, self.keys = NotifyReader(), Keys()
+        self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
+        self.on_transfer = None  # takes (status, reason) while a REFER of ours is followed
         self.unacked = None  # the Unacked of the last 2xx
-        self.media = self.session = self.timer = None  # RTP, SDP, session timer: the server's
+        self.media = self.session = self.timer = self.bot = None  # what the server joins to it
+        self.body = b""  # of the 200 that a bot will send
         self.began = None  # when it was answered, by the server's clock
 
     @property
@@ -174,6 +177,22 @@ class Call:
         release(self)
 
     # our own requests
+
+    def refer(self, uri, on_news):
+        """Ask the other side to call uri in our place (RFC 3515).
+
+        on_news(status, reason): 100 once it is accepted, what the NOTIFYs tell; or the refusal.
+        """
+        self.on_transfer = on_news
+        self.send_request("REFER", [
+            ("Contact", self.contact), ("Refer-To", f"<{uri}>"), ("Referred-By", self.contact),
+        ], self._on_refer_answer)
+
+    def _on_refer_answer(self, response):
+        status, reason = (response.status, response.reason) if response else (408, "")
+        self.on_transfer(100 if status < 300 else status, reason)
+        if status >= 300:
+            self.on_transfer = None
 
     def send_request(self, method, headers, on_final):
         """Send a request in the dialog; on_final(response) has None for no answer in 64*T1."""

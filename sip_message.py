@@ -6,6 +6,7 @@ inside: what is not UTF-8 survives as surrogate escapes.  Imports: sip_utils.
 """
 
 import re
+from collections.abc import Mapping
 
 from sip_utils import (DIGITS, TOKEN, parse_address, parse_cseq, parse_params, parse_uri,
                        parse_via, split_list, split_outside)
@@ -37,6 +38,22 @@ class SIPError(Exception):
     def __init__(self, status, reason, headers=()):
         super().__init__(status, reason)
         self.status, self.reason, self.headers = status, reason, list(headers)
+
+
+class Headers(Mapping):
+    """The first line of each header, by name: in any case, long or compact."""
+
+    def __init__(self, fields):
+        self._fields = fields
+
+    def __getitem__(self, name):
+        return self._fields[long_name(name)][0]
+
+    def __iter__(self):
+        return iter(self._fields)
+
+    def __len__(self):
+        return len(self._fields)
 
 
 class SIPMessage:
@@ -74,6 +91,10 @@ class SIPMessage:
         if self._method or not self.valid:
             return self._method
         return (self.header("CSeq", "").split() + ["", ""])[1]
+
+    @property
+    def headers(self):
+        return Headers(self._fields)
 
     def header(self, name, default=None):
         """Return the first line of that name as it stands (any case, long or compact)."""

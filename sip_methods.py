@@ -2,23 +2,25 @@
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
 made of the table's keys.
-Imports: dtmf, sip_dialog, sip_message, sip_response, sip_session_timer, sip_utils.
+Imports: dtmf, sip_dialog, sip_message, sip_response, sip_session_timer,
+sip_transaction (its timers), sip_utils.
 """
 
 import logging
+import secrets
 
 from dtmf import info_key
 from sip_dialog import Unacked
-from sip_message import SIPError
+from sip_message import SIPError, SIPMessage
 from sip_response import response_address
 from sip_session_timer import answer_expiry
+from sip_transaction import TIMEOUT, resend_while
 from sip_utils import q850_cause
 
 log = logging.getLogger(__name__)
 
 ACCEPT = ("Accept", "application/sdp")
 SUPPORTED = ("Supported", "timer")
-# Whoever requires 100rel gets a 200 at once: RFC 3262 binds only the 18x that we do not send.
 UNDERSTOOD = ("timer", "100rel")
 NOT_ALLOWED = frozenset("MESSAGE PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
 
@@ -31,17 +33,31 @@ def on_invite(server, request):
     accepted = [value.partition(";")[0].strip().lower() for value in request.headers_all("Accept")]
     if accepted and not set(accepted) & {"application/sdp", "application/*", "*/*"}:
         raise SIPError(406, "", [ACCEPT])
-    if server.is_full():
+    if server.calls.is_full():
         raise SIPError(486, "")
     answer_expiry(request, False)  # or its refusal, before anything is set up
-    call, body = server.new_call(request)
-    request.transaction.call = call
-    server.calls.add(call)
-    try:
-        server.answer(call, body)
-    except Exception:
-        server.hang_up(call, "it could not be answered")  # leaves no row, thread or port
-        raise
+    server.calls.take(request)
+
+
+def send_ringing(server, call):
+    """Send 180, reliably where the caller insists (RFC 3262 3)."""
+    if call.ringing:
+        return
+    call.ringing, headers = True, [("Contact", call.contact), ("Allow", ALLOW)]
+    if "100rel" in [option.lower() for option in call.invite.headers_all("Require")]:
+        call.rseq = 1 + secrets.randbits(16)
+        headers += [("Require", "100rel"), ("RSeq", str(call.rseq))]
+        server.after(TIMEOUT, not_acknowledged, server, call)
+    ringing = bytes(server.respond(call.invite, 180, "", headers, to_tag=call.local_tag))
+    if call.rseq:
+        resend_while(lambda: call.rseq and call.state == "proceeding",
+                     lambda: server.send(ringing, response_address(call.invite)),
+                     server.after, limit=TIMEOUT)
+
+
+def not_acknowledged(server, call):
+    if call.rseq and call.state == "proceeding":
+        server.calls.refuse(call, 504, "no PRACK")
 
 
 def send_2xx(server, call, request, body, offered):
@@ -65,7 +81,7 @@ def on_reinvite(server, request):
     server.respond(request, 100)
     offer = next_offer(call, request)
     answer_expiry(request, False)
-    body = server.negotiate(call, offer)
+    body = server.calls.negotiate(call, offer)
     call.refresh(request)
     send_2xx(server, call, request, body, offered=offer is None)
 
@@ -75,7 +91,7 @@ def on_update(server, request):
     call = call_of(server, request)
     offer = next_offer(call, request)
     answer_expiry(request, False)
-    body = server.negotiate(call, offer) if offer is not None else b""
+    body = server.calls.negotiate(call, offer) if offer is not None else b""
     call.refresh(request)
     headers = [("Contact", call.contact), ("Allow", ALLOW), SUPPORTED]
     server.respond(request, 200, "", headers + start_timer(call, request), body)
@@ -100,7 +116,9 @@ def on_ack(server, request):
         return
     call.on("ack")
     if unacked.offered and not call.over:
-        server.take_answer(call, request)
+        server.calls.take_answer(call, request)
+    if call.bot and not call.over:
+        call.bot.on_answered()
 
 
 def on_bye(server, request):
@@ -133,7 +151,7 @@ def with_cause(why, request):
 def on_options(server, request):
     if request.to_tag:
         call_of(server, request)
-    elif server.is_full():
+    elif server.calls.is_full():
         raise SIPError(486, "")  # RFC 3261 11.2: what an INVITE would get
     server.respond(request, 200, "", [("Allow", ALLOW), ACCEPT, ("Accept-Encoding", "identity"),
                                       ("Accept-Language", "en"), SUPPORTED])
@@ -146,22 +164,43 @@ def on_info(server, request):
     server.respond(request, 200)
     key = info_key(request.header("Content-Type", ""), request.body)
     if key:
-        server.on_key(call, key, "INFO")
+        server.calls.on_key(call, key, "INFO")
 
 
 def on_notify(server, request):
     call = call_of(server, request)
     event = request.header("Event", "").partition(";")[0].strip().lower()
-    if event != "telephone-event":
+    if event == "refer":
+        on_transfer_news(server, call, request)
+    elif event == "telephone-event":
+        server.respond(request, 200)
+        key = call.notified.read(request.body)
+        if key:
+            server.calls.on_key(call, key, "NOTIFY")
+    else:
         raise SIPError(489, "", [("Allow-Events", "telephone-event")])
-    server.respond(request, 200)
-    key = call.notified.read(request.body)
-    if key:
-        server.on_key(call, key, "NOTIFY")
+
+
+def on_transfer_news(server, call, notify):
+    """RFC 3515 2.4.5: how far the transfer we asked for is, as the start of a response."""
+    if not call.on_transfer:
+        raise SIPError(481, "")
+    server.respond(notify, 200)
+    news = SIPMessage(notify.body)
+    state = notify.header("Subscription-State", "").partition(";")[0].strip().lower()
+    if news.status >= 200 or state != "terminated":
+        call.on_transfer(news.status or 100, news.reason)
+    else:  # it was accepted, and there will be no more news
+        call.on_transfer(200, "")
 
 
 def on_prack(server, request):
-    raise SIPError(481, "")  # RFC 3262 3: it acknowledges no 18x of ours
+    call = call_of(server, request)
+    acknowledged = f"{call.rseq} {call.invite.cseq[0]} INVITE"
+    if not call.rseq or request.header("RAck", "").split() != acknowledged.split():
+        raise SIPError(481, "")  # RFC 3262 3: no 18x of ours, or not that one
+    call.rseq = None
+    server.respond(request, 200)
 
 
 def call_of(server, request):

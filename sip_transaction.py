@@ -15,12 +15,12 @@ T1, T2, T4 = 0.5, 4.0, 5.0  # seconds, RFC 3261 17.1.1.1 and 17.1.2.2
 TIMEOUT = 64 * T1  # timers B, F, H, J, L
 
 
-def resend_while(wanted, send, after, interval=T1):
-    """Call send() T1, 2*T1 ... T2 apart for as long as wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
+def resend_while(wanted, send, after, interval=T1, limit=T2):
+    """Call send() T1, 2*T1 ... limit apart for as long as wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
     def again(interval):
         if wanted():
             send()
-            interval = min(2 * interval, T2)
+            interval = min(2 * interval, limit)
             after(interval, again, interval)
     after(interval, again, interval)
 

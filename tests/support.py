@@ -46,7 +46,7 @@ class Media:
         self.flow = Flow(agreement)
         self.flows.append(self.flow)
 
-    def start(self, serve):
+    def start(self):
         self.started += 1
 
     def stop(self):
@@ -59,15 +59,19 @@ class Media:
 class Server(SIPServer):
     """The server as it is, but what it sends is kept in a list and its media are stand-ins."""
 
-    def __init__(self, clock, **environ):
+    def __init__(self, clock, bot=None, **environ):
         environ.setdefault("BIND_IP", "192.0.2.1")
-        super().__init__(Config.from_env(environ), clock=clock)
+        super().__init__(Config.from_env(environ), bot, clock)
         self.sent, self.media_made = [], []
+        self.calls.open_media = self._open_media
 
     def send(self, data, address):
         self.sent.append((data, address))
 
-    def open_media(self, peer_ip):
+    def call_soon(self, function, *args):
+        self._posted.put((function, *args))
+
+    def _open_media(self, peer_ip):
         self.media_made.append(Media(20000 + 2 * len(self.media_made), peer_ip))
         return self.media_made[-1]
 
@@ -75,9 +79,9 @@ class Server(SIPServer):
 class Trunk:
     """The other side of the wire, at PEER, with one dialog's worth of state."""
 
-    def __init__(self, **environ):
+    def __init__(self, bot=None, **environ):
         self.clock = Clock()
-        self.server = Server(self.clock, **environ)
+        self.server = Server(self.clock, bot, **environ)
         self.branches = 0
 
     def send(self, data, source=PEER):

@@ -148,7 +148,7 @@ class DelayedOffer(unittest.TestCase):
     def test_an_answer_that_cannot_be_used_ends_the_call(self):
         for answer in (b"v=0\r\nnonsense", offer(formats="18")):
             trunk = Trunk()
-            with self.assertLogs("server", "WARNING"):
+            with self.assertLogs("calls", "WARNING"):
                 call = trunk.call(body=b"", ack_body=answer)
             self.assertEqual((call.state, trunk.last().method()), ("closing", "BYE"))
 
@@ -172,7 +172,7 @@ class Ended(unittest.TestCase):
             call.media.received.count(7, sequence, sequence * 160, 160, sequence * 160)
         call.media.round_trip = 0.05
         self.trunk.advance(12)
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("calls", "INFO") as logged:
             ok = self.trunk.say("BYE", 2, to_tag=call.local_tag,
                                 headers=["Reason: Q.850;cause=16"])[-1]
         self.assertEqual(ok.header("P-RTP-Stat"), "PS=2,OS=320,PR=2,OR=320,PL=1,JI=0,LA=25,DU=12")
@@ -249,7 +249,7 @@ class Ended(unittest.TestCase):
         call = self.trunk.call()
         sent = self.trunk.advance(299)
         self.assertEqual(sent, [])
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("calls", "INFO") as logged:
             self.assertEqual(self.trunk.advance(100)[0][1].method(), "BYE")
         self.assertIn("ended after 300.0 s: no RTP for 300 s", logged.output[0])
         self.assertEqual(call.media.stopped, 1)
@@ -278,7 +278,7 @@ class Cancelled(unittest.TestCase):
         self.server = self.trunk.server
 
     def ring(self):
-        self.server.answer = lambda call, body: None
+        self.server.calls.answer = lambda call, body, start: None
         self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKring")
         return next(iter(self.server.calls))
 
@@ -337,12 +337,13 @@ class Limits(unittest.TestCase):
     def test_no_socket_for_the_call_is_486(self):
         for what in ("open_media", "address_towards"):
             trunk = Trunk()
+            owner = trunk.server if hasattr(trunk.server, what) else trunk.server.calls
 
             def fail(peer_ip):
                 raise OSError(24, "Too many open files")
 
-            setattr(trunk.server, what, fail)
-            with self.assertLogs("server", "WARNING"):
+            setattr(owner, what, fail)
+            with self.assertLogs("calls", "WARNING"):
                 self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486], what)
 
     def test_a_refused_call_leaves_nothing_behind(self):
@@ -354,15 +355,15 @@ class Limits(unittest.TestCase):
 
     def test_no_thread_for_the_call_is_486_and_leaves_nothing_behind(self):
         trunk = Trunk()
-        make = trunk.server.open_media
+        make = trunk.server.calls.open_media
 
         def without_thread(peer_ip):
             media = make(peer_ip)
-            media.start = lambda serve: (_ for _ in ()).throw(RuntimeError("can't start"))
+            media.start = lambda: (_ for _ in ()).throw(RuntimeError("can't start"))
             return media
 
-        trunk.server.open_media = without_thread
-        with self.assertLogs("server", "WARNING"):
+        trunk.server.calls.open_media = without_thread
+        with self.assertLogs("calls", "WARNING"):
             self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
         self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
 
@@ -401,7 +402,7 @@ class Stopped(unittest.TestCase):
         self.trunk.call(call_id="up")
         self.trunk.say("INVITE", body=OFFER, call_id="not yet acked")
         self.server.stop()
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("calls", "INFO") as logged:
             sent = self.trunk.advance(2.1)
         byes = [m for _, m in sent if m.method() == "BYE" and m.header("Call-ID") != "up"]
         self.assertEqual((len(byes), len(self.server.calls)), (1, 0))

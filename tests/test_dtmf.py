@@ -2,7 +2,7 @@
 
 import unittest
 
-from dtmf import EventReader, NotifyReader, event_payloads, info_key
+from dtmf import EventReader, Keys, NotifyReader, event_payloads, info_key
 
 
 def event(code, duration, end=False):
@@ -91,6 +91,24 @@ class Bodies(unittest.TestCase):
         told = [reader.read(event(4, duration)) for duration in (400, 4400, 8400)]
         self.assertEqual([*told, reader.read(event(4, 9000, True)), reader.read(event(4, 400))],
                          ["4", "", "", "", "4"])
+
+
+class TwoWays(unittest.TestCase):
+    def told(self, *presses):
+        """Return the keys taken of (key, way, seconds)."""
+        keys = Keys()
+        return "".join(key for key, way, now in presses if keys.is_new(key, way, now))
+
+    def test_a_press_that_two_ways_tell_is_one(self):
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "NOTIFY", 0.1)), "5")
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "RTP", 0.3), ("5", "INFO", 0.4),
+                                   ("7", "RTP", 0.5), ("5", "INFO", 0.6), ("7", "INFO", 0.7)),
+                         "557")
+
+    def test_none_is_lost_where_a_way_repeats_or_another_takes_over(self):
+        self.assertEqual(self.told(*[("5", "RTP", n / 10) for n in range(50)]), "5" * 50)
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "INFO", 2.5), ("5", "INFO", 3.0)),
+                         "555")
 
 
 class Sent(unittest.TestCase):

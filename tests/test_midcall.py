@@ -157,7 +157,7 @@ class Others(InCall):
         self.assertEqual(statuses(self.trunk.say("INFO", to_tag="nobody")), [481])
 
     def test_keys_told_by_info_and_notify_are_logged_once_each(self):
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("calls", "INFO") as logged:
             self.say("INFO", body=b"Signal=5\r\nDuration=160\r\n",
                      headers=["Content-Type: application/dtmf-relay"])
             for flags in (b"\0", b"\x80"):

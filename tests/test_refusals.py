@@ -100,10 +100,10 @@ class Refused(unittest.TestCase):
         self.assertEqual(statuses(self.trunk.say("OPTIONS", 2)), [200])
 
     def test_an_invite_whose_answering_raises_is_500_and_leaves_nothing(self):
-        def broken(call, body):
+        def broken(call, body, start):
             raise ZeroDivisionError
 
-        self.server.answer = broken
+        self.server.calls.answer = broken
         with self.assertLogs("server", "ERROR"):
             self.assertEqual(statuses(self.trunk.say("INVITE", body=OFFER)), [100, 500])
         self.assertEqual((len(self.server.calls), self.server.media_made[0].stopped), (0, 1))

@@ -1,10 +1,8 @@
 """RTP: packets as bytes, and sessions on real sockets of the loopback."""
 
 import errno
-import itertools
 import socket
 import struct
-import sys
 import threading
 import time
 import unittest
@@ -88,7 +86,7 @@ class Echo(OnSockets):
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port
         self.update()
-        self.session.start(rtp.echo)
+        self.session.start()
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
         self.session.update(Agreement(remote or self.caller.getsockname(), formats, sending,
@@ -229,26 +227,6 @@ class Echo(OnSockets):
             self.assertEqual(self.heard().payload, payload)
         self.assertEqual(keys, ["7"])
 
-    def test_keys_are_sent_as_events_with_one_timestamp_a_press(self):
-        ticks = itertools.count()
-        session = RTPSession(open_rtp_socket(A, 42000, 42998), clock=lambda: next(ticks))
-        self.addCleanup(session.stop)
-        session.update(Agreement(self.caller.getsockname(), {8: 8, 101: 96}, True, True, "PCMA",
-                                 events=101))
-        session.send_digits("1#")
-        packets = [RTPPacket.parse(self.caller.recv(2048)) for _ in range(14)]
-        self.assertEqual({packet.payload_type for packet in packets}, {96})
-        self.assertEqual([packet.payload for packet in packets],
-                         dtmf.event_payloads("1") + dtmf.event_payloads("#"))
-        self.assertEqual([packet.marker for packet in packets], ([True] + [False] * 6) * 2)
-        times = [packet.timestamp - packets[0].timestamp & 0xFFFFFFFF for packet in packets]
-        self.assertEqual(times, [0] * 7 + [1120] * 7)
-        for digits, formats, events in (("x", PCMA, 101), ("1", {8: 8}, None)):
-            session.update(Agreement(self.caller.getsockname(), formats, True, True, "PCMA",
-                                     events=events))
-            with self.assertRaises(ValueError):
-                session.send_digits(digits)
-
     def test_types_are_mapped_to_what_the_other_side_wants(self):
         self.update(formats={8: 8, 101: 96})
         self.send(1, payload_type=101, payload=b"\1\x8a\3\x20")
@@ -269,6 +247,55 @@ class Echo(OnSockets):
             pass
 
 
+class Waiting(OnSockets):
+    """A session that a bot's tick serves: nothing blocks, and nothing closes the socket but it."""
+
+    def setUp(self):
+        self.caller = self.open(A)
+        self.session = RTPSession(open_rtp_socket(A, 41000, 41998))
+        self.addCleanup(self.session.sock.close)
+        self.session.update(Agreement(self.caller.getsockname(), {8: 97, 0: 0, 101: 96}, True,
+                                      True, "PCMA", events=101, others={0: "PCMU"}))
+        self.session.unblock()
+        self.buffer = bytearray(2048)
+
+    def heard(self, *packets):
+        for data in packets:
+            self.caller.sendto(data, (A, self.session.port))
+        heard = []
+        deadline = time.monotonic() + 5
+        while self.session.packets_in < self.expected and time.monotonic() < deadline:
+            heard += self.session.waiting(self.buffer)
+        return heard
+
+    def test_what_has_come_is_given_with_its_codec_and_nothing_is_waited_for(self):
+        self.assertEqual(list(self.session.waiting(self.buffer)), [])
+        keys, self.expected = [], 4
+        self.session.on_key = keys.append
+        self.assertEqual(
+            self.heard(packet(1, 160, b"a" * 160), packet(2, 320, b"\7\x0a\0\xa0", 101),
+                       b"no RTP", packet(3, 480, b"cn", 13), packet(4, 640, b"u" * 80, 0)),
+            [("PCMA", 7, 160, b"a" * 160), ("PCMU", 7, 640, b"u" * 80)])
+        self.assertEqual(keys, ["7"])
+
+    def test_what_is_sent_is_numbered_and_timed(self):
+        self.session.send(b"a" * 160, 160, marker=True)
+        self.session.skip(160)
+        self.session.send(b"e", 0, event=True)
+        self.session.send(b"b" * 160, 160)
+        one, two, three = (RTPPacket.parse(self.caller.recv(2048)) for _ in "123")
+        self.assertEqual([p.payload_type for p in (one, two, three)], [97, 96, 97])
+        self.assertEqual([p.marker for p in (one, two, three)], [True, False, False])
+        self.assertEqual([p.sequence - one.sequence & 0xFFFF for p in (two, three)], [1, 2])
+        self.assertEqual([p.timestamp - one.timestamp & 0xFFFFFFFF for p in (two, three)],
+                         [320, 320])
+
+    def test_a_stop_leaves_the_socket_to_the_one_that_ticks(self):
+        self.session.stop()
+        self.session.send(b"last", 160)
+        self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"last")
+
+
 class Reports(OnSockets):
     """A session with RTCP; the caller has a socket for each."""
 
@@ -279,7 +306,7 @@ class Reports(OnSockets):
         self.at = A, self.session.port + 1
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
                                       self.rtcp.getsockname()))
-        self.session.start(rtp.echo)
+        self.session.start()
 
     def talk(self, *sequences):
         for sequence in sequences:
@@ -360,64 +387,6 @@ class Sessions(unittest.TestCase):
         session.stop()
         with open_rtp_socket(A, session.port):
             pass
-
-    def test_a_function_of_the_users_own_reads_packets_and_sends_audio(self):
-        def shout(session):
-            for heard in session:
-                session.send(heard.payload.upper(), marker=heard.marker)
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
-            caller.bind((A, 0))
-            caller.settimeout(5)
-            session = RTPSession(open_rtp_socket(A, 42000, 42998))
-            self.addCleanup(session.stop)
-            session.update(Agreement(caller.getsockname(), {8: 97, 101: 101}, True, True, "PCMA"))
-            session.start(shout)
-            answers = []
-            for sequence, payload in enumerate((b"a" * 240, b"b" * 160)):
-                caller.sendto(b"\x90" + packet(sequence)[1:12], (A, session.port))  # cut short
-                caller.sendto(packet(sequence, payload_type=101), (A, session.port))  # a key press
-                caller.sendto(packet(sequence, payload=payload), (A, session.port))
-                answers.append(RTPPacket.parse(caller.recv(2048)))
-        self.assertEqual([a.payload for a in answers], [b"A" * 240, b"B" * 160])
-        self.assertEqual([a.payload_type for a in answers], [97, 97])
-        self.assertEqual(answers[1].sequence - answers[0].sequence & 0xFFFF, 1)
-        self.assertEqual(answers[1].timestamp - answers[0].timestamp & 0xFFFFFFFF, 240)
-
-    def test_a_function_that_returns_or_raises_ends_the_call_and_keeps_the_port_until_then(self):
-        def broken(session):
-            raise ZeroDivisionError
-
-        for serve, level in ((lambda session: None, None), (broken, "ERROR"),
-                             (lambda session: sys.exit(1), "ERROR")):
-            session = RTPSession(open_rtp_socket(A, 42000, 42998))
-            self.addCleanup(session.stop)
-            returned = threading.Event()
-            session.on_return = returned.set
-            with self.assertLogs("rtp", "DEBUG") as logged:
-                rtp.log.debug("so that there is a line")
-                session.start(serve)
-                self.assertTrue(returned.wait(5))
-            self.assertEqual(level, logged.records[-1].levelname if level else None)
-            with self.assertRaises(OSError):
-                open_rtp_socket(A, session.port)
-            session.stop()
-            session._thread.join(5)
-            with open_rtp_socket(A, session.port):
-                pass
-
-    def test_sending_after_the_end_raises_and_ends_the_thread(self):
-        def talk(session):
-            while True:
-                session.send(b"\xd5" * 160)
-
-        session = RTPSession(open_rtp_socket(A, 42000, 42998))
-        session.start(talk)
-        session.stop()
-        session._thread.join(5)
-        self.assertFalse(session._thread.is_alive())
-        with self.assertRaises(rtp.StreamClosed):
-            session.send(b"late")
 
 
 class StandAlone(unittest.TestCase):

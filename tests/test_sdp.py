@@ -3,6 +3,7 @@
 import unittest
 
 import sdp
+from codec import BY_NAME
 from sdp import LocalSession, SDPError, parse
 
 HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
@@ -78,6 +79,16 @@ class Answers(unittest.TestCase):
         answer = self.answer("m=audio 4000 RTP/AVP 0 97\r\na=rtpmap:97 pcma/8000/1\r\n")
         self.assertIn("m=audio 20000 RTP/AVP 97", answer)
         self.assertIn("a=rtpmap:97 PCMA/8000", answer)
+
+    def test_the_codecs_that_are_set_are_taken_in_their_order(self):
+        session = LocalSession("192.0.2.1", 20000, codecs=(BY_NAME["G722"], BY_NAME["PCMU"]))
+        body, agreement = session.answer(HEAD + "m=audio 4000 RTP/AVP 8 0 9\r\n")
+        self.assertIn("m=audio 20000 RTP/AVP 9", lines(body))
+        self.assertIn("a=rtpmap:9 G722/8000", lines(body))
+        self.assertEqual((agreement.codec, agreement.formats), ("G722", {9: 9}))
+        self.assertIn("m=audio 20000 RTP/AVP 9 0 101", lines(session.offer()))
+        with self.assertRaises(SDPError):
+            session.answer(HEAD + AUDIO)
 
     def test_type_8_mapped_to_something_else_is_not_pcma(self):
         self.assertEqual(self.warning("m=audio 4000 RTP/AVP 8\r\na=rtpmap:8 G729/8000\r\n"), 305)

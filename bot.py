@@ -1,0 +1,345 @@
+"""A bot: a plain function of one call, run in a thread of its own, with calls that block.
+
+    def answer(call):
+        call.answer()
+        for utterance in call.utterances():
+            call.say(reply_to(utterance.pcm), barge_in=True)
+
+`BOT=my_bot:answer python server.py` runs it, or `server.main(answer)`. PCM is 16-bit signed
+little-endian mono, 8000 Hz unless the bot asks for more.
+Imports: codec, config (its error), conversation, recorder, vad.
+"""
+
+import array
+import importlib
+import logging
+import os
+import re
+import sys
+import time
+import wave
+
+import codec
+from config import ConfigError
+from conversation import Conversation
+from recorder import Recorder
+from vad import UtteranceCutter
+
+log = logging.getLogger(__name__)
+
+URI = re.compile(r"(sips?|tel):[^\s<>\"\x00-\x1f\x7f]+")
+SLICE = 0.2  # seconds of PCM resampled at a time
+
+
+class CallEnded(Exception):
+    """The call is over: there is nobody to hear, to speak to, or to refuse."""
+
+
+class TransferError(Exception):
+    """The other side did not transfer the call, which goes on. status: of SIP; reason: its text."""
+
+    def __init__(self, status, reason):
+        super().__init__(f"{status} {reason}".strip())
+        self.status, self.reason = status, reason
+
+
+class Call:
+    """A call as its bot sees it. Every method may be called from any thread; most by one.
+
+    caller, called: numbers or users. name: the caller's, as displayed, "" for none. headers: the
+    INVITE's, by name in any case. act(name, *args): lets the SIP thread do something. settings:
+    a Config.
+    """
+
+    def __init__(self, caller, called, name, headers, session, act, settings,
+                 clock=time.monotonic):
+        self.caller, self.called, self.name, self.headers = caller, called, name, headers
+        self.rate = 8000  # Hz of all PCM here
+        self._act, self._settings, self._clock = act, settings, clock
+        self._audio = Conversation(session, settings.silence == "on")
+        self._lock, self._changed = self._audio.lock, self._audio.changed
+        self._answered = False
+        self._transferred = None  # (status, reason) of the last news
+        self._cutter = None
+
+    @property
+    def ended(self):
+        """True once the call is over."""
+        return self._audio.ended
+
+    # Before the answer
+
+    def ring(self):
+        """Tell the caller that it rings (180). Does not wait."""
+        self._check(answered=False)
+        self._act("ring")
+
+    def answer(self, rate=8000):
+        """Answer (200), and return when the caller has confirmed; PCM is of this rate from now on.
+
+        rate: 8000 or 16000 Hz, whatever the codec. Raises CallEnded if the caller gave up.
+        """
+        if rate not in (8000, 16000):
+            raise ValueError("rate must be 8000 or 16000")
+        if not self._answered:
+            self._check(answered=False)
+            self.rate, self._cutter = rate, UtteranceCutter(rate)
+            self._audio.begin(rate)
+            if self._settings.record_dir:
+                self._record_all()
+            self._act("accept")
+            self._wait(lambda: self._answered)
+
+    def reject(self, status=603):
+        """Refuse the call with a status of 400 to 699; the call is over then."""
+        if not 400 <= status <= 699:
+            raise ValueError("a call is refused with a status of 400 to 699")
+        if self._answered:
+            raise RuntimeError("the call is answered: hangup() ends it")
+        self._check(answered=False)
+        self._act("refuse", status)
+        self._wait(lambda: self.ended, check=False)
+
+    # Hearing
+
+    def frames(self):
+        """Yield 20 ms of PCM after 20 ms, in order, from now on until the call ends.
+
+        Late frames are waited for, lost ones concealed. What comes while the bot does something
+        else is kept, 30 s at most.
+        """
+        self._check()
+        self._audio.forget()
+        heard = self._audio.hear()
+        while heard:
+            yield heard.pcm
+            heard = self._audio.hear()
+
+    def utterances(self):
+        """Yield an Utterance for each thing the caller says, until the call ends.
+
+        Also what was said since the last one, during `say` for instance.
+        """
+        self._check()
+        heard = self._audio.hear()
+        while heard:
+            self._cutter.taken = heard.number - 1
+            utterance = self._cutter.feed(heard.pcm, heard.voiced)
+            if utterance:
+                yield utterance
+            heard = self._audio.hear()
+
+    def digits(self, count=None, timeout=5.0, until="#"):
+        """Return the keys pressed: count of them, or those before a key of until.
+
+        Less, or "", when no key is pressed for timeout seconds (None: wait). Keys pressed before
+        count too.
+        """
+        self._check()
+        pressed = ""
+        while count is None or len(pressed) < count:
+            with self._lock:
+                self._wait(lambda: self._audio.keys, timeout)
+                if not self._audio.keys:
+                    break
+                key = self._audio.keys.popleft()
+            if key in until:
+                break
+            pressed += key
+        return pressed
+
+    # Speaking
+
+    def say(self, pcm, rate=None, barge_in=False):
+        """Play PCM; return the seconds that were sent to the caller, when all is played.
+
+        pcm: bytes, or an iterable of chunks of any size, each played as soon as it is there.
+        rate: its Hz, where that is not the call's. barge_in: the caller's voice or a key cuts it
+        short, also one pressed before; so does `clear`.
+        """
+        self._check()
+        rate = rate or self.rate
+        chunks = pcm
+        if isinstance(pcm, (bytes, bytearray, memoryview)):
+            step = len(pcm) if rate == self.rate else int(rate * SLICE) * 2
+            chunks = (pcm[at:at + step] for at in range(0, len(pcm), step or 1))
+        if rate != self.rate:
+            chunks = resampled(chunks, codec.Resampler(rate, self.rate))
+        seconds = self._audio.play(chunks, barge_in)
+        self._check()
+        return seconds
+
+    def clear(self):
+        """Stop what `say` plays, and drop the rest; from any thread. Does not wait."""
+        self._audio.clear()
+
+    def send_digits(self, digits):
+        """Send keys (0-9 * # A-D) as telephone-events; return when they are sent, 160 ms each.
+
+        Raises ValueError for what is no key, or where the other side takes none.
+        """
+        self._check()
+        self._audio.send_digits(digits)
+        self._check()
+
+    def record(self, path):
+        """Write the call from now on to a stereo WAV file: the caller left, we right.
+
+        Raises OSError where it can't be written; what goes wrong later is logged.
+        """
+        self._check()
+        self._audio.record(Recorder(path, self.rate))
+
+    def _record_all(self):
+        who = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{who}-{self._audio.session.port}.wav"
+        try:
+            self._audio.record(Recorder(os.path.join(self._settings.record_dir, name), self.rate))
+        except OSError as error:
+            log.warning("call from %r is not recorded: %s", self.caller, error)
+
+    # Ending
+
+    def hangup(self):
+        """End the call: BYE, or 480 where it was not answered."""
+        self._finish("its bot hung up")
+
+    def transfer(self, uri, timeout=60.0):
+        """Hand the caller over to a SIP URI (REFER, RFC 3515); the call is over then.
+
+        Raises TransferError where the other side refuses, can't reach it or says nothing for
+        timeout seconds: the call goes on.
+        """
+        self._check()
+        if not URI.fullmatch(uri):
+            raise ValueError(f"{uri!r} is no SIP URI")
+        self._transferred = None
+        self._act("transfer", uri)
+        try:
+            self._wait(lambda: self._transferred and self._transferred[0] >= 200, timeout)
+        except CallEnded:
+            if not self._transferred:
+                raise  # the caller hung up before
+            return
+        status, reason = self._transferred or (408, "")
+        if status < 200:
+            status, reason = 408, "no news of the transfer"
+        if status >= 300:
+            raise TransferError(status, reason)
+        self._finish("transferred")
+
+    def _finish(self, why):
+        self._act("finish", 480, why)
+        self._wait(lambda: self.ended, check=False)
+
+    def _check(self, answered=True):
+        if self.ended:
+            raise CallEnded
+        if answered and not self._answered:
+            raise RuntimeError("the call is not answered yet")
+
+    def _wait(self, condition, timeout=None, check=True):
+        """Wait until condition() or the end of the call, or for timeout seconds."""
+        until = None if timeout is None else self._clock() + timeout
+        with self._lock:
+            while not (self.ended or condition()):
+                left = None if until is None else until - self._clock()
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
+            if check and self.ended:
+                raise CallEnded
+
+    # The SIP thread tells; the bot's thread runs
+
+    def run(self, function):
+        """Call function(self), then do what it has left undone: hang up, or refuse."""
+        status, why = 480, "its bot was done"
+        try:
+            function(self)
+        except CallEnded:
+            log.debug("call from %r: it ended while its bot served it", self.caller)
+        except (Exception, SystemExit):
+            log.exception("call from %r: its bot failed", self.caller)
+            status, why = 500, "its bot failed"
+        self._act("finish", status, why)
+
+    def tick(self):
+        """Serve 20 ms of audio, from the RTP thread; return whether to go on."""
+        try:
+            return self._audio.tick()
+        except Exception:
+            log.exception("call from %r: its audio failed", self.caller)
+            self._audio.failed = True
+            self._act("finish", 500, "its audio failed")
+            return True
+
+    def on_answered(self):
+        with self._lock:
+            self._answered = True
+            self._changed.notify_all()
+
+    def on_key(self, key):
+        self._audio.press(key)
+
+    def on_transfer(self, status, reason):
+        with self._lock:
+            self._transferred = status, reason
+            self._changed.notify_all()
+
+    def on_end(self):
+        self._audio.end()
+
+
+def echo(call):
+    """Serve a call with its own voice, as the echo without a bot does."""
+    call.answer()
+    call.say(call.frames())
+
+
+def resampled(chunks, resampler):
+    """Yield chunks at another rate."""
+    for chunk in chunks:
+        yield resampler.feed(chunk)
+    yield resampler.flush()
+
+
+def wav(path, rate=8000):
+    """Return the sound of a WAV file (PCM of 8 to 32 bits) as 16-bit mono PCM at rate Hz.
+
+    Raises OSError, or wave.Error for what is no such file.
+    """
+    with wave.open(path if hasattr(path, "read") else os.fspath(path), "rb") as file:
+        width, channels, own = file.getsampwidth(), file.getnchannels(), file.getframerate()
+        data = file.readframes(file.getnframes())
+    if width == 1:  # unsigned
+        samples = array.array("h", [(byte - 128) << 8 for byte in data])
+    else:  # the upper two bytes of each sample
+        pcm = bytearray(len(data) // width * 2)
+        pcm[0::2], pcm[1::2] = data[width - 2::width], data[width - 1::width]
+        samples = array.array("h", bytes(pcm))
+        if sys.byteorder == "big":
+            samples.byteswap()
+    if channels > 1:
+        sides = [samples[side::channels] for side in range(channels)]
+        samples = array.array("h", [sum(frame) // channels for frame in zip(*sides)])
+    if sys.byteorder == "big":
+        samples.byteswap()
+    return codec.resample(samples.tobytes(), own, rate)
+
+
+def load(name):
+    """Return the function that "module:function" names, found from the current directory on.
+
+    Raises ConfigError.
+    """
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"BOT={name!a}: {function} is no function")
+    return found

@@ -1,0 +1,291 @@
+"""The calls: where the dialog of each meets its media and its bot, and nowhere else.
+
+All of it runs in the SIP thread; a bot's thread and the RTP threads reach it by `call_soon`.
+Imports: bot, net, pacer, rtcp, rtp, sdp, sip_dialog, sip_message, sip_methods,
+sip_session_timer, sip_transaction (its timers), sip_utils.
+"""
+
+import logging
+import random
+import threading
+import time
+
+import rtcp
+import rtp
+import sdp
+from bot import Call as BotCall
+from net import host_port, local_address
+from pacer import Pacer
+from sip_dialog import Call, CallTable
+from sip_message import SIPError
+from sip_methods import send_2xx, send_ringing
+from sip_session_timer import SessionTimer
+from sip_transaction import TIMEOUT
+from sip_utils import DIGITS
+
+log = logging.getLogger(__name__)
+
+RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
+
+
+class Calls(CallTable):
+    """The call table, and what is done with a call as a whole.
+
+    server: the SIPServer. bot: the function that serves each call, or None for the echo.
+    """
+
+    def __init__(self, server, bot=None):
+        super().__init__()
+        self._server, self._config, self._bot = server, server.config, bot
+        self._pacer = Pacer()
+        self._next_rtp_port = None
+
+    # Setting up
+
+    def take(self, request):
+        """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
+        call, body = self.create(request)
+        request.transaction.call = call
+        self.add(call)
+        try:
+            if self._bot:
+                self._offer_to_bot(call, body)
+            else:
+                self.answer(call, body, call.media.start)
+        except Exception as error:
+            call.on("hang up", why="it could not be answered")  # leaves no row, thread or port
+            if not isinstance(error, RuntimeError):
+                raise
+            log.warning("no thread: %s", error)
+            raise SIPError(486, "") from None
+
+    def create(self, request):
+        """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
+        server, offer, peer_ip, media = self._server, request.sdp(), request.source[0], None
+        try:
+            ip = server.address_towards(peer_ip)
+            media = self.open_media(peer_ip)
+            call = Call(request, host_port(ip, server.port), server.send, server.after,
+                        server.request, self.release, self.drop)
+            media.on_key = lambda key: server.call_soon(self.on_key, call, key, "RTP")
+            call.media = media
+            call.timer = SessionTimer(call, server.after, self.hang_up)
+            call.session = sdp.LocalSession(
+                ip, media.port, lambda address: self.is_own(address, media.port),
+                self._config.codecs)
+            return call, self.negotiate(call, offer)
+        except Exception as error:
+            if media:
+                media.stop()
+            if not isinstance(error, OSError):
+                raise
+            log.warning("no RTP port: %s", error)
+            # not 503: CUBE would take the whole trunk out of service for it
+            raise SIPError(486, "") from None
+
+    def open_media(self, peer_ip):
+        """Return an RTPSession on a free port. Raises OSError where there is none."""
+        config = self._config
+        session = rtp.open_rtp_session(config.bind_ip, config.rtp_port_start, config.rtp_port_end,
+                                       self._next_rtp_port, peer_ip)
+        self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
+        return session
+
+    def answer(self, call, body, start):
+        """Answer a new call with 200, its media served by what start() starts.
+
+        Raises RuntimeError where there is no thread for them.
+        """
+        start()
+        server = self._server
+        call.began = server.clock()
+        source, flow = call.invite.source, call.media.flow
+        log.info("call from %r to %r began: SIP/%s %s, RTP port %d, theirs %s%s", call.caller,
+                 call.called, call.transport, host_port(*source), call.media.port,
+                 host_port(*flow.remote) if flow.remote else "not known yet",
+                 "".join(f", {name} {value!a}" for name, value in (
+                     ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
+                     ("private", call.identity.private)) if value))
+        send_2xx(server, call, call.invite, body, offered=not flow.formats)
+        if self._config.rtp_timeout:
+            self.watch(call, 0, call.began)
+        self.report_later(call)
+
+    # A bot's call. What the bot asks for comes by `call_soon`, maybe too late
+
+    def _offer_to_bot(self, call, body):
+        server = self._server
+
+        def act(name, *args):
+            server.call_soon(getattr(self, f"bot_{name}"), call, *args)
+
+        call.bot = BotCall(call.caller, call.called, call.identity.name, call.invite.headers,
+                           call.media, act, self._config)
+        call.body = body
+        expires = call.invite.header("Expires", "")
+        server.after(min(int(expires), RING_SECONDS) if DIGITS.fullmatch(expires) else RING_SECONDS,
+                     self._expire, call)
+        self.start_bot(call)
+
+    def start_bot(self, call):
+        """Run the bot in the call's own thread. Raises RuntimeError if none can be had."""
+        threading.Thread(target=call.bot.run, args=(self._bot,), daemon=True,
+                         name=f"bot-{call.media.port}").start()
+
+    def _expire(self, call):
+        if call.state == "proceeding":
+            self.refuse(call, 487, "its bot did not answer in time")  # RFC 3261 13.3.1
+
+    def bot_ring(self, call):
+        if call.state == "proceeding":
+            send_ringing(self._server, call)
+
+    def bot_accept(self, call):
+        if call.state != "proceeding":
+            return
+        try:
+            self.answer(call, call.body, lambda: self._pacer.add(call.bot.tick))
+        except RuntimeError as error:
+            log.warning("no RTP thread: %s", error)
+            self.refuse(call, 486, "no thread")
+
+    def bot_refuse(self, call, status):
+        if call.state == "proceeding":
+            self.refuse(call, status, "its bot refused")
+
+    def bot_finish(self, call, status, why):
+        self.hang_up(call, why, status=status)
+
+    def bot_transfer(self, call, uri):
+        if call.over:
+            return
+        log.info("call from %r: transfer to %r", call.caller, uri)
+        call.refer(uri, call.bot.on_transfer)
+
+    # While it is up
+
+    def report_later(self, call):
+        """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
+        self._server.after(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
+
+    def _report(self, call):
+        if not call.over:
+            self.report_later(call)
+            call.media.report(time.time())
+
+    def negotiate(self, call, offer):
+        """Return our answer to an offer, applied to the media; our own offer for None.
+
+        Raises SIPError 488, or 400 for a malformed offer; nothing has changed then.
+        """
+        if offer is None:
+            return call.session.offer()
+        try:
+            body, agreement = call.session.answer(offer)
+        except sdp.SDPError as error:
+            raise refusal(error, call.host) from None
+        call.media.update(agreement)
+        return body
+
+    def take_answer(self, call, ack):
+        """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""
+        try:
+            answer = ack.sdp()
+            if answer is not None:
+                call.media.update(call.session.on_answer(answer))
+        except (SIPError, sdp.SDPError) as error:
+            log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
+            self.hang_up(call, "unusable SDP answer", 47)
+            return
+        if not call.media.flow.formats:
+            log.info("call from %r: no audio agreed in the ACK", call.caller)
+            self._server.after(TIMEOUT, self._check_agreed, call)
+
+    def _check_agreed(self, call):
+        if not call.media.flow.formats:
+            self.hang_up(call, "no audio agreed", 47)
+
+    def is_full(self):
+        limit = self._config.max_calls
+        return 0 < limit <= len(self) and limit <= sum(not c.over for c in self)
+
+    def hang_up(self, call, why, cause=16, status=480):
+        """End a call from our side: BYE, now or once its 200 is ACKed, or status in its place.
+
+        cause: of ITU-T Q.850, for the BYE.
+        """
+        if call.state == "proceeding":
+            self.refuse(call, status, why)
+        else:
+            call.on("hang up", why=why, cause=cause)
+
+    def refuse(self, call, status, why):
+        """Refuse a call that was not answered."""
+        self._server.respond(call.invite, status, to_tag=call.local_tag)
+        call.on("hang up", why=f"{why}: {status}")
+
+    def on_key(self, call, key, way):
+        """Take a key the caller pressed; way: what told it."""
+        if not call.keys.is_new(key, way, self._server.clock()):
+            log.debug("call from %r: key %s again (%s)", call.caller, key, way)
+            return
+        log.info("call from %r: key %s (%s)", call.caller, key, way)
+        if call.bot:
+            call.bot.on_key(key)
+
+    def release(self, call):
+        """End a call's media, and with them what its user calls the call."""
+        media = call.media
+        media.stop()
+        if call.bot:
+            call.bot.on_end()
+        seconds = self._server.clock() - call.began if call.began is not None else 0.0
+        call.statistics = statistics(media, seconds)
+        log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
+                 "jitter %.1f ms%s", call.caller, call.called, seconds, call.why,
+                 media.packets_in, media.packets_out, media.received.lost,
+                 media.received.jitter / 8, "" if media.round_trip is None
+                 else f", round trip {media.round_trip * 1000:.0f} ms")
+
+    def drop(self, call):
+        """Take out the row of a call whose dialog has ended."""
+        self.remove(call)
+        self._server.on_call_removed()
+
+    def watch(self, call, packets, since):
+        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
+        if call.over:
+            return
+        flow, now = call.media.flow, self._server.clock()
+        if call.media.packets_in != packets or not (flow.sending and flow.receiving):
+            packets, since = call.media.packets_in, now
+        if now - since >= self._config.rtp_timeout:
+            self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
+        else:
+            self._server.after(self._config.rtp_timeout / 4, self.watch, call, packets, since)
+
+    def is_own(self, address, rtp_port):
+        """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
+        ip, port = address
+        ports = [self._server.port, rtp_port] + [call.media.port for call in self]
+        return port in ports and (ip.startswith("127.") or ip == self._config.advertised_ip
+                                  or ip == local_address(ip))
+
+
+def statistics(media, seconds):
+    """Return the value of P-RTP-Stat, which CUCM copies into its call records; integers only."""
+    values = (("PS", media.packets_out), ("OS", media.octets_out),
+              ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
+              ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
+              ("DU", seconds))
+    return ",".join(f"{name}={min(int(value), 0xFFFFFFFF)}" for name, value in values)
+
+
+def refusal(error, agent):
+    """Return the SIPError for an SDPError: 488 with its Warning, or 400 for a malformed one."""
+    if not error.warning:
+        return SIPError(400, f"Malformed SDP: {error}")
+    text = str(error).replace("\\", "/").replace('"', "'")
+    return SIPError(488, "", [("Warning", f'{error.warning} {agent} "{text}"')])
+
+

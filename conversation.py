@@ -1,0 +1,291 @@
+"""The audio of a bot's call: 20 ms heard and 20 ms said at every tick.
+
+Conversation belongs to two threads: the RTP thread calls `tick`, the bot's thread all the rest;
+what they share is guarded by `lock`.  Imports: codec, dtmf, jitter, vad.
+"""
+
+import collections
+import threading
+
+import codec
+import dtmf
+from jitter import Concealer, JitterBuffer
+from vad import VoiceDetector
+
+BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
+KEPT = 1500  # frames heard and not asked for: 30 s
+FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
+BARGE_IN = 2  # loud frames in a row that interrupt us
+
+
+class Heard:
+    """20 ms of the caller. number: of the tick; pcm: bytes; voiced: part of an utterance?"""
+
+    __slots__ = ("number", "pcm", "voiced")
+
+    def __init__(self, number, pcm, voiced):
+        self.number, self.pcm, self.voiced = number, pcm, voiced
+
+
+class Speech:
+    """What one `play` says: whether all of it is there, whether it is cut short, how far it is."""
+
+    def __init__(self, barge_in):
+        self.barge_in = barge_in
+        self.whole = self.stopped = False
+        self.sent = 0  # bytes
+
+
+class Conversation:
+    """Both directions of a call that a bot serves.
+
+    session: an RTPSession. silence: whether packets are sent while there is nothing to say.
+    """
+
+    def __init__(self, session, silence=True):
+        self.session = session
+        self.rate, self.size = 8000, 320  # Hz of the PCM here; bytes of 20 ms of it
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)  # something other than the next frame
+        self.ended = self.failed = False
+        self._recorder = None
+        self.keys = collections.deque()  # pressed and not read yet
+        self._more = threading.Condition(self.lock)  # the next frame was heard
+        self._heard = collections.deque(maxlen=KEPT)
+        self._ticks = 0
+        self._out, self._speech = bytearray(), Speech(False)
+        self._events = collections.deque()  # (payload or None, timestamp units, marker)
+        self._turn = threading.Lock()  # one says something at a time
+        self._send_silence, self._paused = silence, True
+        self._buffer = bytearray(2048)
+        self._detector, self._loud = VoiceDetector(), 0
+        self._says = self._hears = None  # names of codecs
+
+    # RTP thread
+
+    def tick(self):
+        """Take what came and send what is due; return False once the call has ended."""
+        if self.session.stop_event.is_set():
+            self.session.sock.close()
+            return False
+        if self.failed:
+            return True  # to close the socket at the end
+        flow = self.session.flow
+        if flow.codec == "none":
+            return True  # nothing is agreed: our offer waits for its answer
+        if flow.codec != self._says:
+            self._says = flow.codec
+            self._speak(codec.BY_NAME[flow.codec])
+            self._understand(flow.codec)
+        for name, ssrc, timestamp, payload in self.session.waiting(self._buffer):
+            if name != self._hears:
+                self._understand(name)
+            self._jitter.put(ssrc, timestamp, payload)
+            if self._loudness and payload:
+                self._listen(sum(payload.translate(self._loudness)) / len(payload))
+        pcm, voiced = self._hear()
+        with self.lock:
+            self._ticks += 1
+            self._heard.append(Heard(self._ticks, pcm, voiced))
+            self._more.notify()
+            event = self._events.popleft() if self._events else None
+            frame = None if event and event[0] else self._next(flow.sending)
+            recorder = self._recorder
+        if event and event[0]:
+            self.session.send(*event, event=True)
+        else:
+            self._say(frame)
+        if frame or event:
+            with self.lock:
+                self._tell_the_bot()
+        if recorder:
+            recorder.write(pcm, frame or bytes(self.size))
+        return True
+
+    def _speak(self, row):
+        """Encode with a codec from now on."""
+        self._encode, self._to, size = row.encoder(), None, row.sample_rate // 50 * 2
+        if row.sample_rate != self.rate:
+            self._to = Rerated(codec.Resampler(self.rate, row.sample_rate), size)
+        # a codec without memory says silence always alike
+        self._silence = self._encode(bytes(size)) if row.loudness else None
+
+    def _understand(self, name):
+        """Decode another codec from now on."""
+        row = codec.BY_NAME[name]
+        self._hears, self._decode, self._loudness = name, row.decoder(), row.loudness
+        self._jitter, self._concealer, self._from = JitterBuffer(), Concealer(row.sample_rate), None
+        if row.sample_rate != self.rate:
+            self._from = Rerated(codec.Resampler(row.sample_rate, self.rate), self.size)
+
+    def _hear(self):
+        """Return (20 ms of PCM, whether it is voice)."""
+        payload, level = self._jitter.pop(), 0
+        pcm = self._concealer.feed(self._decode(payload) if payload else None)
+        if not payload:
+            self._loud = 0  # nobody speaks who sends nothing
+        elif self._loudness:
+            level = sum(payload.translate(self._loudness)) / len(payload)
+        else:
+            level = codec.loudness(pcm)
+            self._listen(level)
+        voiced = self._detector.hear(level)
+        return self._from.feed(pcm) if self._from else pcm, voiced
+
+    def _listen(self, level):
+        """Take the level of a packet as it comes: a voice need not wait to be played."""
+        self._loud = self._loud + 1 if self._detector.is_loud(level) else 0
+        if self._loud >= BARGE_IN:
+            self._interrupt()
+
+    def _interrupt(self):
+        with self.lock:
+            if self._speech.barge_in:
+                self.clear()
+
+    def _next(self, sending):
+        """Return the next 20 ms of what is to be said, None for nothing."""
+        out, speech = self._out, self._speech
+        if len(out) < self.size and not (out and speech.whole):
+            return None
+        frame = bytes(out[:self.size])
+        del out[:self.size]
+        if sending:
+            speech.sent += len(frame)
+        return frame.ljust(self.size, b"\0")
+
+    def _tell_the_bot(self):
+        """Wake it when its turn is over, or when there is room for more of what it says."""
+        room = self.rate * 2 * BUFFERED - len(self._out)
+        if not self._events and (not self._out if self._speech.whole else room > 0):
+            self.changed.notify_all()
+
+    def _say(self, frame):
+        if frame is None and not self._send_silence:
+            self._paused = True
+            self.session.skip(FRAME)
+            return
+        if frame is None and self._silence:
+            payload = self._silence
+        else:
+            frame = frame or bytes(self.size)
+            payload = self._encode(self._to.feed(frame) if self._to else frame)
+        self.session.send(payload, FRAME, marker=self._paused)
+        self._paused = False
+
+    # the SIP thread, or any
+
+    def press(self, key):
+        """Take a key the caller pressed."""
+        with self.lock:
+            self.keys.append(key)
+            self._interrupt()
+            self.changed.notify_all()
+
+    def clear(self):
+        """Stop what is being said, and drop what waits to be said."""
+        with self.lock:
+            self._speech.stopped = True
+            self._out.clear()
+            self.changed.notify_all()
+
+    def end(self):
+        """Wake whoever waits: the call is over."""
+        with self.lock:
+            self.ended = True
+            self._out.clear()
+            self.changed.notify_all()
+            self._more.notify_all()
+            self.record(None)
+
+    # the bot's thread
+
+    def begin(self, rate):
+        """Get ready to tick. rate: Hz of all PCM here, whatever the codec."""
+        self.rate, self.size = rate, rate // 50 * 2
+        self.session.unblock()
+
+    def record(self, recorder):
+        """Write both sides to a Recorder from now on; to the one before no more."""
+        with self.lock:
+            self._recorder, before = None if self.ended else recorder, self._recorder
+        if before:
+            before.close()
+        if recorder and self.ended:
+            recorder.close()
+
+    def play(self, chunks, barge_in):
+        """Say chunks of PCM; return the seconds sent, when all is sent or it was cut short."""
+        with self._turn:
+            with self.lock:
+                self._speech = speech = Speech(barge_in)
+                speech.stopped = barge_in and (bool(self.keys) or self._loud >= BARGE_IN)
+            try:
+                for chunk in () if speech.stopped else chunks:
+                    if not self._queue(speech, chunk):
+                        break
+                with self.lock:
+                    speech.whole = True
+                    while self._out and self._going(speech):
+                        self.changed.wait()
+            finally:
+                self.clear()  # of what is left when chunks raises
+        return speech.sent / (2 * self.rate)
+
+    def _queue(self, speech, chunk):
+        """Give a chunk to the RTP thread as soon as there is room; return whether to go on."""
+        with self.lock:
+            while self._going(speech) and len(self._out) >= self.rate * 2 * BUFFERED:
+                self.changed.wait()
+            if self._going(speech):
+                self._out += chunk
+            return self._going(speech)
+
+    def _going(self, speech):
+        return not (speech.stopped or self.ended)
+
+    def send_digits(self, digits):
+        """Send keys as telephone-events, 100 ms each, 60 ms apart; return when they are sent.
+
+        Raises ValueError for what is no key, or where none were negotiated.
+        """
+        events = []
+        for payloads in [dtmf.event_payloads(key) for key in digits]:
+            last = len(payloads) - 1
+            events += [(payload, FRAME * len(payloads) if number == last else 0, number == 0)
+                       for number, payload in enumerate(payloads)]
+            events += [(None, 0, False)] * 3
+        if self.session.flow.events is None:
+            raise ValueError("telephone-event was not negotiated")
+        with self._turn, self.lock:
+            self._events.extend(events)
+            while self._events and not self.ended:
+                self.changed.wait()
+
+    def forget(self):
+        """Drop what was heard and not asked for."""
+        with self.lock:
+            self._heard.clear()
+
+    def hear(self):
+        """Return the next Heard, None once the call has ended and all was heard."""
+        with self.lock:
+            while not self._heard and not self.ended:
+                self._more.wait()
+            return self._heard.popleft() if self._heard else None
+
+
+class Rerated:
+    """Frames of PCM at another rate; what the resampler still holds is waited for once."""
+
+    def __init__(self, resampler, size):
+        self._resampler, self._size, self._pcm = resampler, size, bytearray()
+
+    def feed(self, pcm):
+        """Return a frame for a frame."""
+        self._pcm += self._resampler.feed(pcm)
+        if len(self._pcm) < self._size:
+            self._pcm[:0] = bytes(self._size - len(self._pcm))
+        frame = bytes(self._pcm[:self._size])
+        del self._pcm[:self._size]
+        return frame

@@ -1,0 +1,566 @@
+"""What a bot meets: the methods of a call, tick by tick.
+
+The RTP thread is played by the wait of a blocking call: whoever waits makes 20 ms pass. So all of
+it happens in one thread, in a known order.
+"""
+
+import array
+import io
+import math
+import os
+import sys
+import tempfile
+import threading
+import types
+import unittest
+import wave
+
+import bot
+import codec
+import dtmf
+from config import Config, ConfigError
+from rtp import Flow
+from sdp import Agreement
+
+SPEECH = array.array("h", [  # 20 ms, loud; bytes as on any machine, for the tests only
+    int(8000 * math.sin(2 * math.pi * 440 * n / 8000)) for n in range(160)]).tobytes()
+QUIET = bytes(320)
+
+
+def flow(name="PCMA", kind=8, events=101, sending=True):
+    formats = {kind: kind, events: events} if events else {kind: kind}
+    return Flow(Agreement(("192.0.2.10", 4000), formats, sending, True, name, events=events))
+
+
+class Session:
+    """Stands for an RTPSession: `coming` is a list of what comes at each tick to come."""
+
+    port = 20000
+
+    def __init__(self):
+        self.flow, self.stop_event = flow(), threading.Event()
+        self.sock = types.SimpleNamespace(close=lambda: self.sent.append("closed"))
+        self.coming, self.sent, self.units = [], [], 0
+
+    def unblock(self):
+        pass
+
+    def waiting(self, buffer):
+        return self.coming.pop(0) if self.coming else []
+
+    def send(self, payload, units, marker=False, event=False):
+        self.sent.append((payload, marker, event))
+        self.units += units
+
+    def skip(self, units):
+        self.units += units
+
+
+class BotCase(unittest.TestCase):
+    def setUp(self):
+        self.make()
+
+    def make(self, rate=8000, answered=True, **environ):
+        self.session, self.acts, self.ticks = Session(), [], 0
+        self.sent = self.session.sent
+        self.call = bot.Call("4711", "1000", "Alice", {}, self.session, self.act,
+                             Config.from_env(environ), clock=lambda: self.ticks * 0.020)
+        self.at_tick = {}  # tick: function
+        self.call._changed.wait = self.call._audio._more.wait = self.wait
+        self.sequence = 0
+        if answered:
+            self.call.answer(rate)
+
+    def act(self, name, *args):
+        self.acts.append((name, *args))
+        if name == "accept":
+            self.call.on_answered()
+        elif name in ("refuse", "finish"):
+            self.call.on_end()
+
+    def wait(self, timeout=None):
+        """What a blocking call does: let a tick pass."""
+        self.tick()
+
+    def tick(self, times=1):
+        for _ in range(times):
+            self.ticks += 1
+            if self.ticks in self.at_tick:
+                self.at_tick[self.ticks]()
+            if self.ticks > 20000:
+                raise AssertionError("it never ends")
+            self.call.tick()
+
+    def hear(self, *frames):
+        """Let frames come, one a tick; None is a tick without."""
+        for pcm in frames:
+            self.sequence += 1
+            packet = "PCMA", 7, 160 * self.sequence, pcm and codec.encode_pcma(pcm)
+            self.session.coming.append([packet] if pcm else [])
+
+    def said(self):
+        """Return the audio sent so far, decoded."""
+        return b"".join(codec.decode_pcma(payload) for payload, _, event in self.sent if not event)
+
+
+def coded(pcm):
+    """Return PCM as it is behind A-law."""
+    return codec.decode_pcma(codec.encode_pcma(pcm))
+
+
+class Answering(BotCase):
+    def test_ring_answer_and_reject_are_asked_of_the_sip_thread(self):
+        self.make(answered=False)
+        self.call.ring()
+        self.call.answer()
+        self.call.answer()
+        self.assertEqual(self.acts, [("ring",), ("accept",)])
+        self.make(answered=False)
+        self.call.reject(486)
+        self.assertEqual((self.acts, self.call.ended), ([("refuse", 486)], True))
+
+    def test_what_makes_no_sense_raises(self):
+        for status in (200, 302, 700):
+            with self.assertRaises(ValueError):
+                self.call.reject(status)
+        with self.assertRaises(RuntimeError):
+            self.call.reject(603)
+        self.make(answered=False)
+        with self.assertRaises(ValueError):
+            self.call.answer(rate=44100)
+        for method in (lambda: self.call.say(b""), lambda: next(self.call.frames()),
+                       lambda: self.call.digits(1), lambda: self.call.send_digits("1"),
+                       lambda: next(self.call.utterances()),
+                       lambda: self.call.transfer("sip:a@b"), lambda: self.call.record("x")):
+            with self.assertRaises(RuntimeError):
+                method()
+
+    def test_after_the_end_everything_raises_call_ended(self):
+        self.call.on_end()
+        for method in (self.call.ring, lambda: self.call.say(SPEECH), lambda: self.call.digits(1),
+                       lambda: self.call.send_digits("1"), lambda: self.call.transfer("sip:a@b"),
+                       lambda: next(self.call.frames()), lambda: self.call.record("x")):
+            with self.assertRaises(bot.CallEnded):
+                method()
+        self.call.hangup()
+        self.call.clear()
+
+    def test_a_caller_that_gives_up_ends_the_wait_for_the_answer(self):
+        self.make(answered=False)
+        self.call._act = lambda name: self.call.on_end()
+        with self.assertRaises(bot.CallEnded):
+            self.call.answer()
+
+    def test_what_the_function_leaves_undone_is_finished(self):
+        def broken(call):
+            raise ZeroDivisionError
+
+        for function, status in ((lambda call: None, 480), (lambda call: call._check(False), 480),
+                                 (bot.Call.on_end, 480), (lambda call: sys.exit(1), 500),
+                                 (broken, 500)):
+            with self.assertLogs("bot", "DEBUG") as logged:
+                bot.log.debug("so that there is a line")
+                self.call.run(function)
+            self.assertEqual(self.acts[-1][:2], ("finish", status))
+            self.assertEqual("Traceback" in "".join(logged.output), status == 500)
+
+
+class Hearing(BotCase):
+    def test_frames_are_320_bytes_in_order_until_the_call_ends(self):
+        self.hear(SPEECH, QUIET, SPEECH)
+        self.at_tick[4] = self.call.on_end
+        frames = list(self.call.frames())
+        self.assertEqual(frames[:3], [coded(SPEECH), coded(QUIET), coded(SPEECH)])
+        self.assertEqual({len(frame) for frame in frames}, {320})
+
+    def test_they_begin_with_what_is_heard_from_now_on(self):
+        self.hear(SPEECH, SPEECH, QUIET)
+        self.tick(2)
+        self.assertEqual(next(self.call.frames()), coded(QUIET))
+
+    def test_what_comes_while_the_bot_is_busy_is_kept(self):
+        frames = self.call.frames()
+        self.hear(QUIET, SPEECH, SPEECH)
+        next(frames)
+        self.tick(2)
+        self.assertEqual([next(frames), next(frames)], [coded(SPEECH)] * 2)
+
+    def test_a_lost_frame_is_concealed_and_a_silent_line_is_silence(self):
+        self.hear(SPEECH, SPEECH, None, None, *[None] * 20)
+        frames = self.call.frames()
+        heard = [codec.loudness(next(frames)) for _ in range(24)]
+        self.assertGreater(heard[2], 100)
+        self.assertGreater(heard[2], heard[3])
+        self.assertEqual(heard[-1], 0)
+
+    def test_pcmu_and_a_change_of_codec_are_heard(self):
+        frames = self.call.frames()
+        self.hear(SPEECH)
+        next(frames)
+        self.session.flow = flow("PCMU", 0)
+        self.session.coming = [[("PCMU", 7, 160, codec.encode_pcmu(SPEECH))]]
+        self.assertEqual(next(frames), codec.decode_pcmu(codec.encode_pcmu(SPEECH)))
+        self.call.say(SPEECH)
+        self.assertEqual(self.sent[-1][0], codec.encode_pcmu(SPEECH))
+
+    def test_another_codec_that_was_agreed_too_is_understood_as_it_comes(self):
+        self.session.coming = [[("PCMU", 7, 160, codec.encode_pcmu(SPEECH))],
+                               [("PCMA", 7, 320, codec.encode_pcma(SPEECH))]]
+        frames = self.call.frames()
+        self.assertEqual(next(frames), codec.decode_pcmu(codec.encode_pcmu(SPEECH)))
+        self.assertEqual(next(frames), coded(SPEECH))
+        self.assertEqual(self.sent[-1][0], codec.encode_pcma(QUIET))
+
+    def test_at_16000_hz_frames_are_640_bytes_and_speech_is_taken_at_that_rate(self):
+        self.make(rate=16000)
+        self.hear(*[SPEECH] * 5)
+        frames = self.call.frames()
+        self.assertEqual({len(next(frames)) for _ in range(5)}, {640})
+        self.assertAlmostEqual(self.call.say(codec.resample(SPEECH * 50, 8000, 16000)), 1.0)
+        levels = [codec.loudness(codec.decode_pcma(payload)) for payload, _, _ in self.sent[-49:-1]]
+        self.assertGreater(min(levels), 130)
+
+    def test_an_utterance_is_what_was_said_between_silences(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60, *[SPEECH] * 30, *[QUIET] * 60)
+        utterances = self.call.utterances()
+        first = next(utterances)
+        self.assertAlmostEqual(first.start, 1.0, delta=0.3)
+        self.assertAlmostEqual(first.end, 1.6, delta=0.3)
+        self.assertIn(coded(SPEECH) * 25, first.pcm)
+        with wave.open(io.BytesIO(first.wav())) as file:
+            self.assertEqual((file.getframerate(), file.readframes(99999)), (8000, first.pcm))
+        self.assertAlmostEqual(next(utterances).start, 2.8, delta=0.3)
+
+    def test_what_was_said_while_the_bot_spoke_is_an_utterance_too(self):
+        self.hear(*[QUIET] * 10, *[SPEECH] * 30, *[QUIET] * 60)
+        self.call.say(QUIET * 100)
+        self.assertAlmostEqual(next(self.call.utterances()).start, 0.2, delta=0.3)
+
+    def test_times_go_on_where_frames_were_not_asked_for(self):
+        self.tick(3000)  # 60 s, of which 30 s are kept
+        self.hear(*[SPEECH] * 30, *[QUIET] * 60)
+        self.assertAlmostEqual(next(self.call.utterances()).start, 60.0, delta=0.3)
+
+
+class Speaking(BotCase):
+    def test_speech_is_sent_in_frames_of_20_ms_and_its_length_returned(self):
+        self.assertEqual(self.call.say(SPEECH * 5), 0.1)
+        self.assertEqual([len(payload) for payload, *_ in self.sent], [160] * 5)
+        self.assertEqual(self.said(), coded(SPEECH) * 5)
+        self.assertEqual([marker for _, marker, _ in self.sent], [True] + [False] * 4)
+
+    def test_chunks_of_any_size_are_joined(self):
+        pcm = SPEECH * 10
+        cut = [0, 1, 2, 300, 333, 1001, 1002, 3199]
+        chunks = (pcm[a:b] for a, b in zip(cut, cut[1:] + [None]))
+        self.assertEqual(self.call.say(chunks), 0.2)
+        self.assertEqual(self.said(), coded(pcm))
+
+    def test_a_rest_is_filled_up_with_silence(self):
+        self.assertEqual(self.call.say(SPEECH[:80]), 0.005)
+        self.assertEqual(self.said(), coded(SPEECH[:80] + bytes(240)))
+
+    def test_nothing_to_say_takes_no_time(self):
+        for nothing in (b"", iter(())):
+            self.assertEqual((self.call.say(nothing), self.sent), (0.0, []))
+
+    def test_an_iterator_is_asked_when_less_than_200_ms_wait_and_plays_at_once(self):
+        asked = []
+
+        def chunks():
+            for _ in range(20):
+                asked.append(len(self.sent))
+                yield SPEECH * 5
+
+        self.assertEqual(self.call.say(chunks()), 2.0)
+        # two chunks wait, and the third is in our hands, until there is room
+        self.assertEqual(asked, [max(0, 5 * number - 14) for number in range(20)])
+
+    def test_silence_is_sent_while_an_iterator_has_nothing_yet(self):
+        def chunks():
+            yield SPEECH + SPEECH[:10]
+            self.tick(3)
+            yield SPEECH[10:]
+
+        self.assertEqual(self.call.say(chunks()), 0.04)
+        self.assertEqual(self.said(), coded(SPEECH + QUIET * 2 + SPEECH))
+
+    def test_an_iterator_that_raises_leaves_nothing_behind(self):
+        def chunks():
+            yield SPEECH * 5
+            raise ZeroDivisionError
+
+        with self.assertRaises(ZeroDivisionError):
+            self.call.say(chunks())
+        self.tick()
+        self.assertEqual(self.said(), coded(QUIET))
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+
+    def test_another_rate_is_resampled(self):
+        pcm = codec.resample(SPEECH * 50, 8000, 24000)
+        for given in (pcm, (pcm[at:at + 777] for at in range(0, len(pcm), 777))):
+            del self.sent[:]
+            self.assertAlmostEqual(self.call.say(given, rate=24000), 1.0, delta=0.02)
+            levels = [codec.loudness(codec.decode_pcma(payload)) for payload, *_ in self.sent]
+            self.assertGreater(min(levels[1:49]), 130)
+
+    def test_clear_stops_it_and_drops_the_rest(self):
+        self.at_tick[3] = self.call.clear
+        self.assertEqual(self.call.say(SPEECH * 50), 0.04)
+        self.assertEqual(self.said(), coded(SPEECH * 2 + QUIET))
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+
+    def test_a_voice_interrupts_with_its_second_frame(self):
+        self.hear(*[QUIET] * 10, *[SPEECH] * 3)
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.22)
+        self.assertEqual(self.said(), coded(SPEECH * 11 + QUIET))
+
+    def test_one_loud_frame_is_a_click(self):
+        self.hear(*[QUIET] * 10, SPEECH, *[QUIET] * 10, SPEECH)
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 1.0)
+
+    def test_a_voice_that_has_stopped_without_another_packet_interrupts_no_more(self):
+        self.hear(*[QUIET] * 10, *[SPEECH] * 10)
+        self.tick(25)
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
+
+    def test_a_voice_that_need_not_interrupt_does_not(self):
+        self.hear(*[SPEECH] * 50)
+        self.assertEqual(self.call.say(SPEECH * 20), 0.4)
+
+    def test_a_key_interrupts_and_so_does_one_pressed_before(self):
+        self.at_tick[5] = lambda: self.call.on_key("1")
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.08)
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.0)
+        self.assertEqual(self.call.digits(1), "1")
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
+
+    def test_what_interrupted_is_an_utterance(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60)
+        self.assertLess(self.call.say(SPEECH * 100, barge_in=True), 1.1)
+        self.assertIn(coded(SPEECH) * 28, next(self.call.utterances()).pcm)
+
+    def test_the_end_of_the_call_stops_it(self):
+        self.at_tick[3] = self.call.on_end
+        with self.assertRaises(bot.CallEnded):
+            self.call.say(SPEECH * 50)
+
+    def test_silence_between_is_sent_or_not_as_configured(self):
+        self.tick(3)
+        self.assertEqual(self.said(), coded(QUIET) * 3)
+        self.make(SILENCE="off")
+        self.tick(3)
+        self.call.say(SPEECH * 2)
+        self.tick(3)
+        self.call.say(SPEECH)
+        self.assertEqual(self.said(), coded(SPEECH) * 3)
+        self.assertEqual([marker for _, marker, _ in self.sent], [True, False, True])
+        self.assertEqual(self.session.units, 9 * 160)  # time passes all the same
+
+    def test_what_is_said_on_hold_does_not_count_as_played(self):
+        self.session.flow = flow(sending=False)
+        self.assertEqual(self.call.say(SPEECH * 5), 0.0)
+        self.assertEqual(self.ticks, 5)
+
+    def test_nothing_is_sent_before_a_codec_is_agreed(self):
+        self.session.flow.codec = "none"
+        self.tick(3)
+        self.assertEqual(self.sent, [])
+
+    def test_a_tick_that_fails_ends_the_call_and_is_logged_once(self):
+        self.session.waiting = lambda buffer: 1 // 0
+        with self.assertLogs("bot", "ERROR") as logged:
+            self.assertEqual([self.call.tick(), self.call.tick()], [True, True])
+        self.assertEqual(len(logged.records), 1)
+        self.assertEqual(self.acts[-1], ("finish", 500, "its audio failed"))
+        self.session.stop_event.set()
+        self.assertEqual((self.call.tick(), self.sent), (False, ["closed"]))
+
+    def test_the_socket_is_closed_with_the_last_tick(self):
+        self.session.stop_event.set()
+        self.assertIs(self.call.tick(), False)
+        self.assertEqual(self.sent, ["closed"])
+
+
+class Keys(BotCase):
+    def press(self, keys):
+        for key in keys:
+            self.call.on_key(key)
+
+    def test_so_many_keys_or_those_before_a_hash(self):
+        self.press("12345#6")
+        self.assertEqual(self.call.digits(3), "123")
+        self.assertEqual(self.call.digits(5), "45")
+        self.assertEqual(self.call.digits(until="6"), "")
+
+    def test_keys_are_waited_for_as_long_as_one_comes_in_time(self):
+        for at in (200, 440):  # after 4 s, and 4.8 s later
+            self.at_tick[at] = lambda: self.press("1")
+        self.assertEqual(self.call.digits(3, timeout=5), "11")
+        self.assertEqual(self.ticks, 690)
+        self.assertEqual(self.call.digits(3, timeout=0), "")
+
+    def test_keys_pressed_while_it_waits_or_while_the_bot_speaks_count(self):
+        self.at_tick[2] = lambda: self.press("9")
+        self.at_tick[7] = lambda: self.press("8")
+        self.call.say(SPEECH * 5)
+        self.assertEqual(self.call.digits(2, timeout=None), "98")
+
+    def test_the_end_of_the_call_ends_the_wait(self):
+        self.at_tick[2] = self.call.on_end
+        with self.assertRaises(bot.CallEnded):
+            self.call.digits(2, timeout=None)
+
+    def test_keys_are_sent_as_events_with_one_timestamp_a_press(self):
+        self.call.send_digits("1#")
+        events = [(payload, marker) for payload, marker, event in self.sent if event]
+        self.assertEqual([payload for payload, _ in events],
+                         dtmf.event_payloads("1") + dtmf.event_payloads("#"))
+        self.assertEqual([marker for _, marker in events], ([True] + [False] * 6) * 2)
+        self.assertEqual((self.session.units, self.ticks), (20 * 160, 20))
+        with self.assertRaises(ValueError):
+            self.call.send_digits("x")
+        self.session.flow = flow(events=None)
+        with self.assertRaises(ValueError):
+            self.call.send_digits("1")
+
+
+class Ending(BotCase):
+    def news(self, *told):
+        """Let the SIP thread tell one piece of news a tick."""
+        for number, news in enumerate(told, 1):
+            self.at_tick[self.ticks + number] = (
+                self.call.on_end if news == "end"
+                else lambda news=news: self.call.on_transfer(*news))
+
+    def test_hangup_is_asked_of_the_sip_thread(self):
+        self.call.hangup()
+        self.assertEqual(self.acts[-1], ("finish", 480, "its bot hung up"))
+        self.assertTrue(self.call.ended)
+
+    def test_a_transfer_that_succeeds_ends_the_call(self):
+        for told in ([(100, ""), (180, "Ringing"), (200, "OK")], [(100, ""), "end"]):
+            self.make()
+            self.news(*told)
+            self.call.transfer("sip:desk@10.1.1.1")
+            self.assertIn(("transfer", "sip:desk@10.1.1.1"), self.acts)
+            self.assertTrue(self.call.ended)
+
+    def test_one_that_is_refused_raises_with_the_status(self):
+        self.news((100, ""), (486, "Busy Here"))
+        with self.assertRaises(bot.TransferError) as caught:
+            self.call.transfer("tel:+49301234")
+        self.assertEqual((caught.exception.status, caught.exception.reason, str(caught.exception)),
+                         (486, "Busy Here", "486 Busy Here"))
+        self.assertFalse(self.call.ended)
+
+    def test_one_of_which_nothing_is_heard_is_408(self):
+        for told in ([], [(100, "")]):
+            self.make()
+            self.news(*told)
+            with self.assertRaises(bot.TransferError) as caught:
+                self.call.transfer("sip:desk@10.1.1.1", timeout=0)
+            self.assertEqual(caught.exception.status, 408)
+
+    def test_a_caller_that_hangs_up_before_has_ended_the_call(self):
+        self.news("end")
+        with self.assertRaises(bot.CallEnded):
+            self.call.transfer("sip:desk@10.1.1.1")
+
+    def test_what_is_no_uri_raises_value_error_and_reaches_no_wire(self):
+        for uri in ("1234", "sip:", "sip:a@b>\r\nX: y", "http://x", "sip:a b@c"):
+            with self.assertRaises(ValueError):
+                self.call.transfer(uri)
+        self.assertEqual(self.acts, [("accept",)])
+
+
+class Recording(BotCase):
+    def read(self, path):
+        """Return (left, right) when the file is complete."""
+        self.call.on_end()
+        self.recorder.thread.join(10)
+        with wave.open(path) as file:
+            self.assertEqual((file.getnchannels(), file.getsampwidth()), (2, 2))
+            pcm = array.array("h", file.readframes(file.getnframes()))
+        return pcm[0::2].tobytes(), pcm[1::2].tobytes()
+
+    def test_the_caller_is_left_and_we_are_right_in_step(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "call.wav")
+            self.call.record(path)
+            self.recorder = self.call._audio._recorder
+            self.hear(QUIET, SPEECH, QUIET)
+            self.call.say(SPEECH)
+            self.tick(2)
+            left, right = self.read(path)
+        self.assertEqual(left, coded(QUIET) + coded(SPEECH) + coded(QUIET))
+        self.assertEqual(right, SPEECH + QUIET * 2)
+
+    def test_with_record_dir_every_call_has_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.make(RECORD_DIR=folder)
+            self.recorder = self.call._audio._recorder
+            self.tick(2)
+            name, = os.listdir(folder)
+            self.assertRegex(name, r"^\d{8}-\d{6}-4711-20000\.wav$")
+            self.assertEqual(len(self.read(os.path.join(folder, name))[0]), 640)
+
+    def test_where_none_can_be_written_the_call_goes_on(self):
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Config.from_env({"RECORD_DIR": folder})
+        self.make(answered=False)
+        self.call._settings = settings
+        with self.assertLogs("bot", "WARNING"):
+            self.call.answer()
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+        with self.assertRaises(OSError):
+            self.call.record(os.path.join(folder, "call.wav"))
+
+
+class Files(unittest.TestCase):
+    def write(self, pcm, rate=8000, width=2, channels=1):
+        file = io.BytesIO()
+        with wave.open(file, "wb") as out:
+            out.setnchannels(channels)
+            out.setsampwidth(width)
+            out.setframerate(rate)
+            out.writeframes(pcm)
+        return io.BytesIO(file.getvalue())
+
+    def test_a_wav_file_of_any_width_is_16_bit_pcm(self):
+        for pcm, width in ((b"\x80\xff\x00", 1), (b"\0\0\0\x7f\0\x80", 2),
+                           (b"\1\0\0\2\0\x7f\3\0\x80", 3), (b"\1\1\0\0\2\2\0\x7f\3\3\0\x80", 4)):
+            self.assertEqual(bot.wav(self.write(pcm, width=width)), b"\0\0\0\x7f\0\x80")
+
+    def test_stereo_is_mixed_and_another_rate_resampled(self):
+        stereo = array.array("h", [1000, 3000] * 800).tobytes()
+        mono = array.array("h", bot.wav(self.write(stereo, rate=16000, channels=2)))
+        self.assertEqual((len(mono), mono[200]), (400, 2000))
+        self.assertEqual(len(bot.wav(self.write(SPEECH), 16000)), 640)
+
+    def test_what_is_no_wav_file_raises(self):
+        with self.assertRaises(wave.Error):
+            bot.wav(io.BytesIO(b"RIFF, but no more than that"))
+        with self.assertRaises(OSError):
+            bot.wav("/nowhere.wav")
+
+
+class Loading(unittest.TestCase):
+    def test_the_function_is_found_and_else_one_line_names_the_setting(self):
+        self.assertIs(bot.load("bot:echo"), bot.echo)
+        for name in ("nowhere:answer", "bot:nothing", "bot:SLICE"):
+            with self.assertRaisesRegex(ConfigError, f"^BOT='{name}'"):
+                bot.load(name)
+
+    def test_the_echo_says_what_it_hears(self):
+        case = BotCase()
+        case.make(answered=False)
+        case.hear(*[SPEECH] * 5)
+        case.at_tick[7] = case.call.on_end
+        with self.assertRaises(bot.CallEnded):
+            bot.echo(case.call)
+        self.assertIn(coded(SPEECH) * 5, case.said())
+
+
+if __name__ == "__main__":
+    unittest.main()
