@@ -86,11 +86,14 @@ class Usage(NamedTuple):
 
 
 class Server:
-    """`python server.py` on a free port. As a context manager it must end with exit code 0."""
+    """`python server.py` on a free port. As a context manager it must end with exit code 0.
 
-    def __init__(self, path):
+    settings: of the environment, beside those that are set here.
+    """
+
+    def __init__(self, path, **settings):
         self._log = os.path.join(path, "server.log")
-        env = dict(os.environ, BIND_IP=SERVER_IP, SIP_PORT="0", LOG_LEVEL="info")
+        env = {**os.environ, "BIND_IP": SERVER_IP, "SIP_PORT": "0", "LOG_LEVEL": "info", **settings}
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen([sys.executable, "server.py"], cwd=ROOT, env=env,
                                             stdin=subprocess.DEVNULL, stderr=log)

@@ -21,6 +21,7 @@ sip_listen {ip}:0
 net_interface {ip}
 module_path /usr/lib/baresip/modules
 module g711.so
+module g722.so
 module aufile.so
 module aubridge.so
 module sndfile.so
@@ -31,7 +32,7 @@ audio_player aubridge,nowhere
 audio_alert aubridge,nowhere
 snd_path {path}
 """  # there is no player into a file; the module sndfile records what a player gets
-BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs=PCMA/8000/1\n"
+BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs={codec}\n"
 LINPHONE_CONFIG = """
 [sip]
 sip_port={udp_port}
@@ -54,11 +55,13 @@ call sip:echo@{ip}:{port};transport={transport}
 class EchoHeard:
     """What is true of one call from a softphone to the echo; the tests of a class look at it."""
 
+    settings, rate = {}, RATE
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        with TemporaryDirectory() as path, Server(path) as server:
-            speak(path)
+        with TemporaryDirectory() as path, Server(path, **cls.settings) as server:
+            speak(path, cls.rate)
             try:
                 cls.call(path, server)
             except AssertionError as error:
@@ -96,15 +99,12 @@ class Baresip(EchoHeard, InteropCase):
     """It offers PCMA alone, and hangs up when its file is over."""
 
     tools = ("baresip", "espeak-ng", "sox")
-    transport = "udp"
+    transport, codec = "udp", "PCMA/8000/1"
 
     @classmethod
     def call(cls, path, server):
-        for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
-            with open(os.path.join(path, name), "w") as file:
-                file.write(text.format(ip=SERVER_IP, path=path))
-        dial = f"/dial sip:echo@{SERVER_IP}:{server.port};transport={cls.transport}"
-        process = start(path, ["baresip", "-f", path, "-e", dial])
+        process = dial(path, f"sip:echo@{SERVER_IP}:{server.port};transport={cls.transport}",
+                       cls.codec)
         try:
             if not wait_until(server.ended, 30):
                 raise AssertionError("baresip did not call and hang up")
@@ -120,6 +120,37 @@ class BaresipOverTCP(Baresip):
     """The same over TCP."""
 
     transport = "tcp"
+
+
+class BaresipToABot(Baresip):
+    """The same, with a bot that says what it hears: decoded, buffered, encoded."""
+
+    settings = {"BOT": "bot:echo"}
+
+
+class BaresipToABotOverG722(Baresip):
+    """The same, in G.722 and 16000 Hz all the way."""
+
+    codec, rate = "G722/16000/1", 16000
+    settings = {"BOT": "tests.interop.bots:echo_wide", "CODECS": "PCMA,G722"}
+
+
+class Transferred(InteropCase):
+    """A bot hands baresip over, which calls the target, tells so, and gets our BYE."""
+
+    tools = ("baresip", "espeak-ng", "sox")
+
+    def test_the_caller_talks_to_the_target_and_the_bots_call_is_over(self):
+        with TemporaryDirectory() as path, Server(path, BOT="tests.interop.bots:answer") as server:
+            speak(path, RATE)
+            process = dial(path, f"sip:transfer@{SERVER_IP}:{server.port}", "PCMA/8000/1")
+            try:
+                self.assertTrue(wait_until(lambda: len(server.ended()) == 2, 30), server.log())
+            finally:
+                end(process)
+            self.assertEqual([call.why for call in server.ended()],
+                             ["transferred", "the caller hung up"])
+            self.assertEqual(server.complaints(), [])
 
 
 class Linphone(EchoHeard, InteropCase):
@@ -160,6 +191,14 @@ class LinphoneOverTCP(Linphone):
     transport, ports = "tcp", {"udp_port": 0, "tcp_port": -1}
 
 
+def dial(path, uri, codec):
+    """Start baresip, which calls a URI, plays speech.wav and hangs up."""
+    for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
+        with open(os.path.join(path, name), "w") as file:
+            file.write(text.format(ip=SERVER_IP, path=path, codec=codec))
+    return start(path, ["baresip", "-f", path, "-e", f"/dial {uri}"])
+
+
 def start(path, command):
     """Start a softphone at home in path."""
     with open(os.path.join(path, "screen.txt"), "wb") as screen:
@@ -167,10 +206,10 @@ def start(path, command):
                                 stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def speak(path):
+def speak(path, rate):
     """Write speech.wav, with a second of silence behind the words."""
     for command in (["espeak-ng", "-w", "words.wav", WORDS],
-                    ["sox", "words.wav", "-r", str(RATE), "-c", "1", "-b", "16", "speech.wav",
+                    ["sox", "words.wav", "-r", str(rate), "-c", "1", "-b", "16", "speech.wav",
                      "pad", "0", "1"]):
         subprocess.run(command, cwd=path, check=True, timeout=30, stdin=subprocess.DEVNULL)
 
@@ -180,9 +219,10 @@ def size(path):
 
 
 def read(path):
-    """Return the samples of a WAV file."""
+    """Return the samples of a WAV file, at RATE."""
     with wave.open(path) as file:
-        return array.array("h", file.readframes(file.getnframes()))
+        samples = array.array("h", file.readframes(file.getnframes()))
+        return samples[::file.getframerate() // RATE]
 
 
 def likeness(said, heard):

@@ -106,10 +106,11 @@ class TrunkCall:
                 "a=fmtp:101 0-15\r\n")
 
     def send(self, method, body="", headers=""):
+        branch = method if method != "CANCEL" else "INVITE"
         content = "Content-Type: application/sdp\r\n" if body else ""
         self.sock.sendto(
             f"{method} {self.uri} SIP/2.0\r\n"
-            f"Via: SIP/2.0/UDP {self.here};branch=z9hG4bK{method}{self.cseq:x}{self.number:x}\r\n"
+            f"Via: SIP/2.0/UDP {self.here};branch=z9hG4bK{branch}{self.cseq:x}{self.number:x}\r\n"
             f"From: <sip:{self.number}@{SIGNALLING}>;tag={self.number}~t\r\n"
             f"To: <sip:1000@{SERVER_IP}>{self.to}\r\nDate: Mon, 23 Nov 2026 05:00:00 GMT\r\n"
             f"Call-ID: abbb8e00-{self.number}@{SIGNALLING}\r\n{headers}"

@@ -1,0 +1,181 @@
+"""How evenly bots speak: `python bench/bots.py` lets many play a file at once, on one core.
+
+It starts the server on the first core this process may use, calls it from the second, and prints
+the gaps between the packets of each call as the kernel saw them come. With --loss and --jitter
+what the callers send is as bad as that. Linux; loopback only; ends within a minute.
+"""
+
+import argparse
+import heapq
+import os
+import random
+import re
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import codec  # noqa: E402
+from rtp import SO_TIMESTAMP, RTPPacket, arrival_of  # noqa: E402
+
+HERE, SERVER = "127.0.0.2", "127.0.0.1"
+
+
+def play(call):
+    """The bot: say a file of TALK seconds, and hang up."""
+    seconds = float(os.environ["TALK"])
+    pcm = struct.pack("<8000h", *(int(6000 * (n % 40 - 20) / 20) for n in range(8000)))
+    call.answer()
+    call.say(pcm * int(seconds))
+
+
+def listen(call):
+    """The bot that listens as well: it cuts utterances until the caller hangs up."""
+    call.answer()
+    for utterance in call.utterances():
+        call.say(utterance.pcm)
+
+
+class Callers:
+    """All the callers: one socket for SIP, one for RTP, told apart by the server's ports."""
+
+    def __init__(self, port):
+        self.sip, self.rtp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "12")
+        for sock in (self.sip, self.rtp):
+            sock.bind((HERE, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.rtp.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+        self.rtp.setblocking(False)
+        self.sip.settimeout(5)
+        self.server, self.ports, self.ended = (SERVER, port), [], 0
+        self.seen = {}  # the server's RTP port: [(arrival, sequence)]
+
+    def message(self, method, number, to="<sip:bot@x>", body=""):
+        here = "{}:{}".format(*self.sip.getsockname())
+        return (f"{method} sip:bot@x SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK{method}"
+                f"{number}\r\nFrom: <sip:{number}@x>;tag=t\r\nTo: {to}\r\nCall-ID: {number}\r\n"
+                f"CSeq: 1 {method}\r\nContact: <sip:{here}>\r\nContent-Type: application/sdp\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}").encode()
+
+    def call(self, number):
+        port = self.rtp.getsockname()[1]
+        self.sip.sendto(self.message("INVITE", number, body=(
+            f"v=0\r\no=- 1 1 IN IP4 {HERE}\r\ns=-\r\nc=IN IP4 {HERE}\r\nt=0 0\r\n"
+            f"m=audio {port} RTP/AVP 8\r\n")), self.server)
+        while True:
+            text = self.sip.recv(65535).decode()
+            if text.startswith("SIP/2.0 200") and f"Call-ID: {number}\r\n" in text:
+                break
+        to = re.search(r"^To: (.*)\r$", text, re.M).group(1)
+        self.sip.sendto(self.message("ACK", number, to), self.server)
+        self.ports.append(int(re.search(r"^m=audio (\d+)", text, re.M).group(1)))
+        self.seen[self.ports[-1]] = []
+
+    def run(self, seconds, loss, jitter):
+        """Send 50 packets/s a call and take what comes, for so many seconds."""
+        self.sip.setblocking(False)
+        voice = codec.encode_pcma(struct.pack("<160h", *(8 * (n % 7) for n in range(160))))
+        begun, line, tick = time.monotonic(), [], 0
+        while time.monotonic() < begun + seconds:
+            for number, port in enumerate(self.ports):
+                if random.random() >= loss:
+                    at = begun + tick * 0.020 + number * 0.020 / len(self.ports)
+                    heapq.heappush(line, (at + random.random() * jitter, port, tick))
+            tick += 1
+            while time.monotonic() < begun + tick * 0.020:
+                while line and line[0][0] <= time.monotonic():
+                    _, port, number = heapq.heappop(line)
+                    self.rtp.sendto(RTPPacket(8, number & 0xFFFF, number * 160, port, voice)
+                                    .serialize(), (SERVER, port))
+                self.take()
+                time.sleep(0.001)
+
+    def take(self):
+        try:
+            while True:
+                data, ancillary, _, source = self.rtp.recvmsg(2048, 64)
+                self.seen[source[1]].append((arrival_of(ancillary), RTPPacket.parse(data).sequence))
+        except BlockingIOError:
+            pass
+        try:
+            while True:
+                text = self.sip.recv(65535).decode()
+                if text.startswith("BYE"):
+                    self.ended += 1
+                    lines = [line for line in text.split("\r\n")
+                             if line.startswith(("Via", "From", "To", "Call-ID", "CSeq"))]
+                    self.sip.sendto("\r\n".join(["SIP/2.0 200 OK", *lines, "", ""]).encode(),
+                                    self.server)
+        except BlockingIOError:
+            pass
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--seconds", type=int, default=10, help="of the file played")
+    parser.add_argument("--bot", default="play", choices=["play", "listen"])
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets coming in")
+    parser.add_argument("--jitter", type=float, default=0.0, help="ms, of the packets coming in")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    server = subprocess.Popen(
+        ["taskset", "-c", str(cores[0]), sys.executable, "server.py"], cwd=ROOT,
+        stderr=subprocess.PIPE, universal_newlines=True,
+        env=dict(os.environ, BIND_IP=SERVER, SIP_PORT="0", BOT=f"bench.bots:{options.bot}",
+                 TALK=str(options.seconds), LOG_LEVEL="warning", PYTHONPATH=ROOT))
+    os.sched_setaffinity(0, cores[-1:])
+    try:
+        callers = Callers(find_port(server.pid))
+        for number in range(options.calls):
+            callers.call(number)
+        callers.run(options.seconds + 2.0, options.loss / 100, options.jitter / 1000)
+    finally:
+        server.terminate()
+        complaints = server.communicate(timeout=10)[1]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    show(callers, options, used.ru_utime + used.ru_stime)
+    print(complaints, end="")
+
+
+def find_port(pid, seconds=10):
+    """Return the UDP port of a process that binds one, as /proc tells."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        inodes = set()
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+            except OSError:
+                continue
+        with open("/proc/net/udp") as table:
+            for row in list(table)[1:]:
+                words = row.split()
+                if f"socket:[{words[9]}]" in inodes:
+                    return int(words[1].partition(":")[2], 16)
+    raise SystemExit("the server did not start")
+
+
+def show(callers, options, cpu):
+    gaps, lost, frames = [], 0, 0
+    for packets in callers.seen.values():
+        frames += len(packets)
+        for (before, last), (now, sequence) in zip(packets, packets[1:]):
+            gaps.append((now - before) * 1000)
+            lost += (sequence - last - 1) & 0xFFFF
+    gaps.sort()
+    off = sorted(abs(gap - 20) for gap in gaps)
+    print(f"{options.calls} calls, {frames} packets, {lost} lost, {callers.ended} ended; gaps, ms: "
+          f"p1 {gaps[len(gaps) // 100]:.2f}, p50 {gaps[len(gaps) // 2]:.2f}, "
+          f"p99 {gaps[-len(gaps) // 100]:.2f}, max {gaps[-1]:.2f}; "
+          f"off 20 ms by p99 {off[-len(off) // 100]:.2f}; server {cpu:.1f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The bots of the interop tests: the number that is called says what one does."""
+
+import logging
+import re
+import threading
+import time
+
+import bot
+
+log = logging.getLogger(__name__)
+
+
+def raises(call):
+    raise ZeroDivisionError("as the test wants it")
+
+
+def blocks(call):
+    call.answer()
+    time.sleep(30)
+
+
+def eats(call):
+    """Compute, and let nobody else, for as long as the call is up."""
+    call.answer()
+    while not call.ended:
+        sum(range(10000))
+
+
+def echo_wide(call):
+    call.answer(rate=16000)
+    call.say(call.frames())
+
+
+def transfers(call):
+    """Hand the caller over to the echo of this server."""
+    call.answer()
+    uri = re.search("sip:[^>;]+", call.headers["To"]).group()
+    try:
+        call.transfer(uri.replace("transfer", "echo"))
+    except bot.TransferError as error:
+        log.info("not transferred: %s", error)
+        call.say(call.frames())
+
+
+def answer(call):
+    does = {"transfer": transfers, "raise": raises, "block": blocks, "eat": eats, "echo": bot.echo,
+            "never": lambda call: threading.Event().wait(30), "return": lambda call: None}
+    does[call.called](call)

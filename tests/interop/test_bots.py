@@ -1,0 +1,97 @@
+"""Bots that misbehave: the server answers all the same, and other calls hear nothing of it."""
+
+import socket
+import time
+from tempfile import TemporaryDirectory
+
+from sip_message import SIPMessage
+from tests.interop.support import SERVER_IP, InteropCase, Server, wait_until
+from tests.interop.test_trunk import SIGNALLING, Media, TrunkCall
+
+PATIENCE = 0.2  # seconds until OPTIONS are answered
+
+
+class Misbehaving(InteropCase):
+    def setUp(self):
+        self.server = self.enter(Server(self.enter(TemporaryDirectory()),
+                                        BOT="tests.interop.bots:answer"))
+        self.media = self.enter(Media())
+        self.calls = []
+
+    def enter(self, context):
+        value = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        return value
+
+    def call(self, name):
+        call = TrunkCall(self, self.server.port, len(self.calls) + 1, self.media)
+        self.addCleanup(call.sock.close)
+        call.uri = f"sip:{name}@{SERVER_IP}"
+        self.calls.append(call)
+        return call
+
+    def invite(self, name):
+        """Call a bot that does not answer; return the first reply behind the 100."""
+        call = self.call(name)
+        call.send("INVITE", call.sdp())
+        self.assertEqual(SIPMessage(call.sock.recv(65535)).status, 100)
+        return call
+
+    def options(self):
+        """Return the seconds until an OPTIONS is answered."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((SIGNALLING, 0))
+            sock.settimeout(5)
+            here, begun = "{}:{}".format(*sock.getsockname()), time.monotonic()
+            sock.sendto(
+                f"OPTIONS sip:x SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK{begun}\r\n"
+                f"From: <sip:a@x>;tag=1\r\nTo: <sip:x>\r\nCall-ID: {begun}\r\nCSeq: 1 OPTIONS\r\n"
+                "\r\n".encode(), (SERVER_IP, self.server.port))
+            self.assertEqual(SIPMessage(sock.recv(65535)).status, 200)
+            return time.monotonic() - begun
+
+    def assert_others_are_well(self, seconds=3.0):
+        """Talk to the echo and send OPTIONS for a while; all is answered, in order and in time."""
+        call = self.call("echo")
+        call.request("INVITE", call.sdp())
+        call.stream.target = SERVER_IP, call.rtp_port
+        end, waits = time.monotonic() + seconds, []
+        while time.monotonic() < end:
+            waits.append(self.options())
+            time.sleep(0.05)
+        call.stream.target = None
+        sent = len(call.stream.sent)
+        # our own packets among its silence; the last ones are still under way
+        self.assertTrue(wait_until(lambda: self.echoed(call) == sent, 2),
+                        f"{self.echoed(call)} of {sent} packets came back")
+        call.hang_up()
+        self.assertLess(max(waits), PATIENCE)
+
+    def echoed(self, call):
+        return sum(number == call.number for _, _, number, _ in list(call.stream.heard))
+
+    def test_one_that_raises_and_one_that_returns_refuse_the_call(self):
+        for name, status in (("raise", 500), ("return", 480)):
+            refused = SIPMessage(self.invite(name).sock.recv(65535))
+            self.assertEqual((refused.status, refused.reason != ""), (status, True))
+        self.assertIn("ZeroDivisionError: as the test wants it", self.server.log())
+        self.assertEqual(len(self.server.began()), 0)
+
+    def test_those_that_block_and_never_answer_harm_nobody(self):
+        blocked = self.call("block")
+        blocked.request("INVITE", blocked.sdp())
+        waiting = self.invite("never")
+        self.assert_others_are_well()
+        blocked.hang_up()
+        waiting.send("CANCEL")
+        self.assertEqual({SIPMessage(waiting.sock.recv(65535)).status for _ in "12"}, {200, 487})
+        self.assertTrue(wait_until(lambda: len(self.server.ended()) == 3, 3))
+
+    def test_two_that_compute_harm_nobody(self):
+        eaters = [self.call("eat") for _ in "12"]
+        for call in eaters:
+            call.request("INVITE", call.sdp())
+        self.assert_others_are_well()
+        for call in eaters:
+            call.hang_up()
+        self.assertTrue(self.server.idle_within(3), self.server.usage())
