@@ -112,7 +112,7 @@ class Call:
         self._audio.forget()
         heard = self._audio.hear()
         while heard:
-            yield heard.pcm
+            yield heard[1]
             heard = self._audio.hear()
 
     def utterances(self):
@@ -123,8 +123,9 @@ class Call:
         self._check()
         heard = self._audio.hear()
         while heard:
-            self._cutter.taken = heard.number - 1
-            utterance = self._cutter.feed(heard.pcm, heard.voiced)
+            number, pcm, voiced = heard
+            self._cutter.taken = number - 1
+            utterance = self._cutter.feed(pcm, voiced)
             if utterance:
                 yield utterance
             heard = self._audio.hear()

@@ -33,7 +33,7 @@ class JitterBuffer:
 
     def __init__(self):
         self.late = 0  # packets that came when what follows them had been played
-        self._stream = None  # (SSRC, extra)
+        self._ssrc = None
         self._origin = 0  # the timestamp of slot 0
         self._slots = {}  # slot: 80 bytes
         self._next = 0  # the slot that the next pop plays
@@ -49,17 +49,16 @@ class JitterBuffer:
         """How long a packet waits here, in ms: the average of about the last 30."""
         return round(self._wait * 10)
 
-    def put(self, ssrc, timestamp, payload, extra=None):
+    def put(self, ssrc, timestamp, payload):
         """Take a packet; return False for a repeat and for what can't be played any more.
 
-        payload: bytes, any multiple of 10 ms; what is over is dropped. extra: what, beside the
-        SSRC, makes one stream, as the codec: where it changes, what waits is dropped.
+        payload: bytes, any multiple of 10 ms; what is over is dropped. A new SSRC is a new stream.
         """
         count = len(payload) // SLOT
         if not count:
             return False
-        if self._stream != (ssrc, extra):
-            self._stream = ssrc, extra
+        if self._ssrc != ssrc:
+            self._ssrc = ssrc
             self._begin(timestamp)
         # to the nearest slot: after a pause the step need be no multiple of 10 ms
         ahead = ((timestamp - self._origin - SLOT * self._next + SLOT // 2 + HALF & MASK)
@@ -70,10 +69,10 @@ class JitterBuffer:
         if slot < self._done:
             if slot + count > self._done:  # the end of it can be played
                 over = SLOT * (self._done - slot)
-                return self.put(ssrc, timestamp + over & MASK, payload[over:], extra)
+                return self.put(ssrc, timestamp + over & MASK, payload[over:])
             if self._is_new_clock(slot):
                 self._begin(timestamp)
-                return self.put(ssrc, timestamp, payload, extra)
+                return self.put(ssrc, timestamp, payload)
             self._miss(slot)
             return False
         self._stale = 0, 0, 0

@@ -14,7 +14,15 @@ log = logging.getLogger(__name__)
 HEADER = struct.Struct("<4sI4s 4sIHHIIHH 4sI")
 MAX_DATA = 0xFFFFFFFF - HEADER.size  # bytes: what the sizes in the header can tell, 4 GB
 BLOCK = 50  # frames written at once, 1 s
+NAME = "recorder"  # of a writing thread
 MAX_WAITING = 3000  # frames, 60 s: a disk this far behind hangs
+
+
+def finish(seconds):
+    """Wait so long for each recording that was closed to be complete, before the process ends."""
+    for thread in threading.enumerate():
+        if thread.name == NAME:
+            thread.join(seconds)
 
 
 class Recorder:
@@ -33,7 +41,7 @@ class Recorder:
         self._ended = self._hangs = False
         # unbuffered: nothing that interpreter shutdown would wait for, or flush once more
         self._file = open_file(path, "wb", buffering=0)
-        self.thread = threading.Thread(target=self._run, daemon=True, name="recorder")
+        self.thread = threading.Thread(target=self._run, daemon=True, name=NAME)
         try:
             self._write(self._header())
             self.thread.start()

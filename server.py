@@ -5,6 +5,7 @@ alone.  Imports: bot, calls, config, net, sip_*.
 """
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -17,6 +18,7 @@ import time
 
 import bot
 import config
+import recorder
 from calls import Calls
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
 from sip_dialog import hop_address, hop_transport
@@ -310,6 +312,7 @@ def main(bot=None, argv=None):
     logging.basicConfig(level=settings.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # what is there now stays: it need not be looked at again and again
     server = SIPServer(settings, bot)
     try:
         server.open()
@@ -332,6 +335,7 @@ def main(bot=None, argv=None):
     log.info("listening on UDP and TCP %s; call sip:echo@%s",
              host_port(settings.bind_ip, server.port), host_port(here, server.port))
     server.serve_forever()
+    recorder.finish(STOP_SECONDS)
     log.info("stopped")
 
 

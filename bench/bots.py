@@ -24,14 +24,13 @@ import codec  # noqa: E402
 from rtp import SO_TIMESTAMP, RTPPacket, arrival_of  # noqa: E402
 
 HERE, SERVER = "127.0.0.2", "127.0.0.1"
+SECOND = struct.pack("<8000h", *(300 * (n % 40 - 20) for n in range(8000)))  # of a saw
 
 
 def play(call):
     """The bot: say a file of TALK seconds, and hang up."""
-    seconds = float(os.environ["TALK"])
-    pcm = struct.pack("<8000h", *(int(6000 * (n % 40 - 20) / 20) for n in range(8000)))
     call.answer()
-    call.say(pcm * int(seconds))
+    call.say(SECOND * int(os.environ["TALK"]))
 
 
 def listen(call):

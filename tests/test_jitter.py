@@ -35,9 +35,9 @@ class OnTicks(unittest.TestCase):
     def setUp(self):
         self.buffer = JitterBuffer()
 
-    def put(self, *firsts, slots=2, ssrc=7, start=START, extra=None):
-        return [self.buffer.put(ssrc, start + SLOT * first & 0xFFFFFFFF, audio(first, slots),
-                                extra) for first in firsts]
+    def put(self, *firsts, slots=2, ssrc=7, start=START):
+        return [self.buffer.put(ssrc, start + SLOT * first & 0xFFFFFFFF, audio(first, slots))
+                for first in firsts]
 
     def pop(self, ticks=1):
         """Return the first bytes of both halves of what is popped, or None for a gap."""
@@ -230,11 +230,6 @@ class Beginnings(OnTicks):
         self.put(0, 2, 4)
         self.assertEqual(self.put(2, ssrc=8), [True])
         self.assertEqual(self.pop(2), [(2, 3), None])
-
-    def test_so_is_another_codec_of_the_same_source(self):
-        self.put(0, 2, 4, extra="PCMA")
-        self.put(6, extra="G722")
-        self.assertEqual(self.pop(2), [(6, 7), None])
 
     def test_a_jump_of_the_clock_is_followed_at_once(self):
         for jump in (-200, 150, 100000, 2 ** 31 // SLOT, -100000):

@@ -51,10 +51,10 @@ class Pacing(unittest.TestCase):
         self.add("one", 4, 0.050)
         self.pacer.run()
         self.assertEqual(self.at["one"], [0.020, 0.070, 0.120, 0.170])  # due at 20, 40, 60, 80
+        self.pacer._running = True
         self.add("two", 20)
         self.time.now += 10
         begun = self.time.now - 100
-        self.pacer._running = True
         self.pacer.run()
         late = [at for at in self.at["two"] if at <= begun + 1e-6]
         self.assertAlmostEqual(len(late), 1 + BEHIND / TICK, delta=1)
