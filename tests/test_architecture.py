@@ -18,8 +18,8 @@ MAY_IMPORT = {
                    "sip_utils",
     "calls": "bot net pacer rtcp rtp sdp sip_dialog sip_message sip_methods sip_session_timer "
              "sip_transaction sip_utils",
-    "server": "bot calls config net recorder sip_dialog sip_message sip_methods sip_response sip_tcp "
-              "sip_transaction sip_utils",
+    "server": "bot calls config net recorder sip_dialog sip_message sip_methods sip_response "
+              "sip_tcp sip_transaction sip_utils",
 }
 
 
