@@ -18,6 +18,7 @@ import re
 import sys
 import time
 import wave
+from collections.abc import Generator
 
 import codec
 from config import ConfigError
@@ -115,12 +116,14 @@ class Call:
             yield heard[1]
             heard = self._audio.hear()
 
-    def utterances(self):
+    def utterances(self, silence=0.64):
         """Yield an Utterance for each thing the caller says, until the call ends.
 
-        Also what was said since the last one, during `say` for instance.
+        Also what was said since the last one, during `say` for instance. silence: seconds of it
+        that end an utterance.
         """
         self._check()
+        self._cutter.silence = round(silence * 50)
         heard = self._audio.hear()
         while heard:
             number, pcm, voiced = heard
@@ -154,11 +157,13 @@ class Call:
     def say(self, pcm, rate=None, barge_in=False):
         """Play PCM; return the seconds that were sent to the caller, when all is played.
 
-        pcm: bytes, or an iterable of chunks of any size, each played as soon as it is there.
-        rate: its Hz, where that is not the call's. barge_in: the caller's voice or a key cuts it
-        short, also one pressed before; so does `clear`.
+        pcm: bytes, or an iterable of chunks of any size, each played as soon as it is there; a
+        generator is closed in the end. rate: its Hz, where that is not the call's. barge_in: the
+        caller's "voice" cuts it short, "keys" do, also those that wait to be read, or True: both.
         """
         self._check()
+        if barge_in not in (False, True, "voice", "keys"):
+            raise ValueError('barge_in must be False, True, "voice" or "keys"')
         rate = rate or self.rate
         chunks = pcm
         if isinstance(pcm, (bytes, bytearray, memoryview)):
@@ -166,7 +171,11 @@ class Call:
             chunks = (pcm[at:at + step] for at in range(0, len(pcm), step or 1))
         if rate != self.rate:
             chunks = resampled(chunks, codec.Resampler(rate, self.rate))
-        seconds = self._audio.play(chunks, barge_in)
+        try:
+            seconds = self._audio.play(chunks, barge_in)
+        finally:
+            if isinstance(pcm, Generator):
+                pcm.close()
         self._check()
         return seconds
 

@@ -19,10 +19,10 @@ BARGE_IN = 2  # loud frames in a row that interrupt us
 
 
 class Speech:
-    """What one `play` says: whether all of it is there, whether it is cut short, how far it is."""
+    """What one `play` says: what may cut it short, whether all of it is there, how far it is."""
 
     def __init__(self, barge_in):
-        self.barge_in = barge_in
+        self.by_voice, self.by_keys = barge_in in (True, "voice"), barge_in in (True, "keys")
         self.whole = self.stopped = False
         self.sent = 0  # bytes
 
@@ -127,13 +127,8 @@ class Conversation:
     def _listen(self, level):
         """Take the level of a packet as it comes: a voice need not wait to be played."""
         self._loud = self._loud + 1 if self._detector.is_loud(level) else 0
-        if self._loud >= BARGE_IN:
-            self._interrupt()
-
-    def _interrupt(self):
-        with self.lock:
-            if self._speech.barge_in:
-                self.clear()
+        if self._loud >= BARGE_IN and self._speech.by_voice:
+            self.clear()
 
     def _next(self, sending):
         """Return the next 20 ms of what is to be said, None for nothing."""
@@ -171,7 +166,8 @@ class Conversation:
         """Take a key the caller pressed."""
         with self.lock:
             self.keys.append(key)
-            self._interrupt()
+            if self._speech.by_keys:
+                self.clear()
             self.changed.notify_all()
 
     def clear(self):
@@ -211,7 +207,8 @@ class Conversation:
         with self._turn:
             with self.lock:
                 self._speech = speech = Speech(barge_in)
-                speech.stopped = barge_in and (bool(self.keys) or self._loud >= BARGE_IN)
+                speech.stopped = ((speech.by_keys and len(self.keys) > 0)
+                                  or (speech.by_voice and self._loud >= BARGE_IN))
             try:
                 for chunk in () if speech.stopped else chunks:
                     if not self._queue(speech, chunk):

@@ -231,6 +231,11 @@ class Hearing(BotCase):
             self.assertEqual((file.getframerate(), file.readframes(99999)), (8000, first.pcm))
         self.assertAlmostEqual(next(utterances).start, 2.8, delta=0.3)
 
+    def test_less_silence_may_end_an_utterance(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 20, *[SPEECH] * 30, *[QUIET] * 60)
+        self.assertLess(next(self.call.utterances(silence=0.3)).end, 1.9)
+        self.assertLess(self.ticks, 101)
+
     def test_what_was_said_while_the_bot_spoke_is_an_utterance_too(self):
         self.hear(*[QUIET] * 10, *[SPEECH] * 30, *[QUIET] * 60)
         self.call.say(QUIET * 100)
@@ -334,6 +339,34 @@ class Speaking(BotCase):
         self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.0)
         self.assertEqual(self.call.digits(1), "1")
         self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
+
+    def test_voice_alone_or_keys_alone_may_interrupt(self):
+        self.hear(*[QUIET] * 10, *[SPEECH] * 30)
+        self.press_at(5, "1")
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in="voice"), 0.22)
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in="keys"), 0.0)
+        self.call.digits(1)
+        self.press_at(self.ticks + 5, "2")
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in="keys"), 0.08)
+        with self.assertRaises(ValueError):
+            self.call.say(SPEECH, barge_in="cough")
+
+    def press_at(self, tick, key):
+        self.at_tick[tick] = lambda: self.call.on_key(key)
+
+    def test_a_generator_that_is_cut_short_is_closed(self):
+        closed = []
+
+        def chunks():
+            try:
+                while True:
+                    yield SPEECH
+            finally:
+                closed.append(True)
+
+        self.press_at(5, "1")
+        self.call.say(chunks(), rate=16000, barge_in=True)
+        self.assertEqual(closed, [True])
 
     def test_what_interrupted_is_an_utterance(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60)
