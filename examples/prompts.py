@@ -1,0 +1,36 @@
+"""What the examples say, without audio files of their own.
+
+Record your prompts as WAV files and name their directory in PROMPTS. For those that are missing
+espeak-ng says the text (Debian: apt-get install espeak-ng); without it a tone sounds, so that the
+examples run with nothing installed.
+"""
+
+import functools
+import io
+import math
+import os
+import shutil
+import struct
+import subprocess
+
+from bot import wav
+
+
+@functools.lru_cache(maxsize=None)
+def prompt(name, text):
+    """Return 16-bit mono PCM at 8000 Hz: the file PROMPTS/name.wav, the text spoken, or a tone."""
+    path = os.path.join(os.environ.get("PROMPTS", ""), f"{name}.wav")
+    if os.path.exists(path):
+        return wav(path)
+    if not shutil.which("espeak-ng"):
+        return tone(440, 0.5)
+    spoken = subprocess.run(["espeak-ng", "--stdin", "--stdout"], input=text.encode(),
+                            stdout=subprocess.PIPE, timeout=10, check=True).stdout
+    return wav(io.BytesIO(spoken))
+
+
+def tone(hz, seconds):
+    """Return a sine as 16-bit mono PCM at 8000 Hz."""
+    samples = [round(6000 * math.sin(2 * math.pi * hz * n / 8000))
+               for n in range(round(8000 * seconds))]
+    return struct.pack(f"<{len(samples)}h", *samples)
