@@ -60,7 +60,6 @@ class Call:
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
         self._answered = False
-        self._transferred = None  # (status, reason) of the last news
         self._cutter = None
 
     @property
@@ -92,9 +91,12 @@ class Call:
             self._wait(lambda: self._answered)
 
     def reject(self, status=603):
-        """Refuse the call with a status of 400 to 699; the call is over then."""
-        if not 400 <= status <= 699:
-            raise ValueError("a call is refused with a status of 400 to 699")
+        """Refuse the call with a status of 400 to 699; the call is over then.
+
+        Raises ValueError also for those that need headers to mean something, as 401.
+        """
+        if not 400 <= status <= 699 or status in (401, 405, 407, 415, 420, 421, 422, 423):
+            raise ValueError(f"{status} is no status to refuse a call with")
         if self._answered:
             raise RuntimeError("the call is answered: hangup() ends it")
         self._check(answered=False)
@@ -223,16 +225,19 @@ class Call:
         self._check()
         if not URI.fullmatch(uri):
             raise ValueError(f"{uri!r} is no SIP URI")
-        self._transferred = None
-        self._act("transfer", uri)
-        try:
-            self._wait(lambda: self._transferred and self._transferred[0] >= 200, timeout)
-        except CallEnded:
-            if not self._transferred:
-                raise  # the caller hung up before
-            return
-        status, reason = self._transferred or (408, "")
-        if status < 200:
+        news = [(0, "")]
+
+        def tell(status, reason):
+            with self._lock:
+                news.append((status, reason))
+                self._changed.notify_all()
+
+        self._act("transfer", uri, tell)
+        self._wait(lambda: news[-1][0] >= 200, timeout, check=False)
+        status, reason = news[-1]
+        if self.ended and not status:
+            raise CallEnded  # before it was accepted
+        if status < 200 and not self.ended:
             status, reason = 408, "no news of the transfer"
         if status >= 300:
             raise TransferError(status, reason)
@@ -291,11 +296,6 @@ class Call:
 
     def on_key(self, key):
         self._audio.press(key)
-
-    def on_transfer(self, status, reason):
-        with self._lock:
-            self._transferred = status, reason
-            self._changed.notify_all()
 
     def on_end(self):
         self._audio.end()

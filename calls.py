@@ -51,7 +51,7 @@ class Calls(CallTable):
             if self._bot:
                 self._offer_to_bot(call, body)
             else:
-                self.answer(call, body, call.media.start)
+                self.answer(call, body)
         except Exception as error:
             call.on("hang up", why="it could not be answered")  # leaves no row, thread or port
             if not isinstance(error, RuntimeError):
@@ -91,12 +91,12 @@ class Calls(CallTable):
         self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
         return session
 
-    def answer(self, call, body, start):
-        """Answer a new call with 200, its media served by what start() starts.
+    def answer(self, call, body, serve=None):
+        """Answer a new call with 200, its media served by the echo or what serve() starts.
 
         Raises RuntimeError where there is no thread for them.
         """
-        start()
+        call.media.start(serve)
         server = self._server
         call.began = server.clock()
         source, flow = call.invite.source, call.media.flow
@@ -123,8 +123,10 @@ class Calls(CallTable):
                            call.media, act, self._config)
         call.body = body
         expires = call.invite.header("Expires", "")
-        server.after(min(int(expires), RING_SECONDS) if DIGITS.fullmatch(expires) else RING_SECONDS,
-                     self._expire, call)
+        if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
+            server.after(int(expires), self._expire, call, 487)  # RFC 3261 13.3.1
+        else:
+            server.after(RING_SECONDS, self._expire, call, 480)
         self.start_bot(call)
 
     def start_bot(self, call):
@@ -132,12 +134,13 @@ class Calls(CallTable):
         threading.Thread(target=call.bot.run, args=(self._bot,), daemon=True,
                          name=f"bot-{call.media.port}").start()
 
-    def _expire(self, call):
+    def _expire(self, call, status):
         if call.state == "proceeding":
-            self.refuse(call, 487, "its bot did not answer in time")  # RFC 3261 13.3.1
+            self.refuse(call, status, "its bot did not answer in time")
 
     def bot_ring(self, call):
-        if call.state == "proceeding":
+        if call.state == "proceeding" and not call.ringing:
+            call.ringing = True
             send_ringing(self._server, call)
 
     def bot_accept(self, call):
@@ -154,13 +157,13 @@ class Calls(CallTable):
             self.refuse(call, status, "its bot refused")
 
     def bot_finish(self, call, status, why):
-        self.hang_up(call, why, status=status)
+        self.hang_up(call, why, 41 if status == 500 else 16, status)  # 41: temporary failure
 
-    def bot_transfer(self, call, uri):
+    def bot_transfer(self, call, uri, tell):
         if call.over:
             return
         log.info("call from %r: transfer to %r", call.caller, uri)
-        call.refer(uri, call.bot.on_transfer)
+        call.refer(uri, tell)
 
     # While it is up
 
@@ -193,7 +196,7 @@ class Calls(CallTable):
             answer = ack.sdp()
             if answer is not None:
                 call.media.update(call.session.on_answer(answer))
-        except (SIPError, sdp.SDPError) as error:
+        except (SIPError, ValueError) as error:
             log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
             self.hang_up(call, "unusable SDP answer", 47)
             return
@@ -221,7 +224,8 @@ class Calls(CallTable):
 
     def refuse(self, call, status, why):
         """Refuse a call that was not answered."""
-        self._server.respond(call.invite, status, to_tag=call.local_tag)
+        headers = [("Retry-After", "10")] if status == 503 else []
+        self._server.respond(call.invite, status, "", headers, to_tag=call.local_tag)
         call.on("hang up", why=f"{why}: {status}")
 
     def on_key(self, call, key, way):

@@ -80,6 +80,8 @@ class Conversation:
             # a plain tuple: 1500 objects a call would make garbage collection take long
             self._heard.append((self._ticks, pcm, voiced))
             self._more.notify()
+            if flow.events is None:
+                self._events.clear()  # they are not taken any more
             event = self._events.popleft() if self._events else None
             frame = None if event and event[0] else self._next(flow.sending)
             recorder = self._recorder
@@ -87,7 +89,7 @@ class Conversation:
             self.session.send(*event, event=True)
         else:
             self._say(frame)
-        if frame or event:
+        if frame or event or flow.events is None:
             with self.lock:
                 self._tell_the_bot()
         if recorder:
@@ -158,7 +160,7 @@ class Conversation:
             frame = frame or bytes(self.size)
             payload = self._encode(self._to.feed(frame) if self._to else frame)
         self.session.send(payload, FRAME, marker=self._paused)
-        self._paused = False
+        self._paused = not self.session.flow.sending
 
     # the SIP thread, or any
 
@@ -243,7 +245,7 @@ class Conversation:
             last = len(payloads) - 1
             events += [(payload, FRAME * len(payloads) if number == last else 0, number == 0)
                        for number, payload in enumerate(payloads)]
-            events += [(None, 0, False)] * 3
+            events.append((None, 0, False))  # a pause of 60 ms, with the two repeats of the end
         if self.session.flow.events is None:
             raise ValueError("telephone-event was not negotiated")
         with self._turn, self.lock:

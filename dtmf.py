@@ -11,7 +11,7 @@ EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp 
 END = 0x80
 STEP = 160  # timestamp units, 20 ms
 LATE = 40000  # timestamp units, 5 s: a timestamp further back is a new clock
-SAME = 2.0  # seconds; INFO may come when the key is released
+SAME = 5.0  # seconds; INFO comes when the key is released
 SIGNAL = re.compile(rb"^\s*signal\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -60,19 +60,19 @@ class NotifyReader:
 
 
 class Keys:
-    """Takes a key once where a trunk tells it in two ways, as by RTP and NOTIFY."""
+    """Takes a key once where a trunk tells it in several ways, as by RTP and NOTIFY."""
 
     def __init__(self):
-        self._told = []  # (key, way, when) of those that no other way has told too
+        self._told = []  # (key, the ways that told it, when the first did)
 
     def is_new(self, key, way, now):
         """Say whether this is another press; way: what told it; now: seconds."""
         self._told = [told for told in self._told[-20:] if now - told[2] < SAME]
-        for told in self._told:
-            if told[0] == key and told[1] != way:
-                self._told.remove(told)
+        for told, ways, _ in self._told:
+            if told == key and way not in ways:
+                ways.add(way)
                 return False
-        self._told.append((key, way, now))
+        self._told.append((key, {way}, now))
         return True
 
 

@@ -169,7 +169,7 @@ class RTPSession:
         self.on_key = None
         self._events = dtmf.EventReader()
         self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
-        self._sent_at = 0.0  # when the last packet was sent, by our clock
+        self._sent = 0, 0.0  # a timestamp that was sent, and when it was first, by our clock
         self._counted = None  # the Flow whose packets are being counted
         self._introduced = False  # some report has been sent
         self._reported = 0, 0  # (packets in, packets out) at the last report
@@ -193,11 +193,17 @@ class RTPSession:
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
 
-    def start(self):
-        """Echo in a thread of its own. Raises RuntimeError if none can be had."""
-        thread = threading.Thread(target=self.run, daemon=True, name=f"rtp-{self.port}")
-        thread.start()
-        self._thread, self._served = thread, True
+    def start(self, serve=None):
+        """Be served by what serve() starts, else by the echo in a thread of its own.
+
+        Whoever serves closes the socket at the end. Raises RuntimeError if there is no thread.
+        """
+        if serve:
+            serve()
+        else:
+            self._thread = threading.Thread(target=self.run, daemon=True, name=f"rtp-{self.port}")
+            self._thread.start()
+        self._served = True
 
     def stop(self):
         """End the session: its thread closes the socket, or this does where none was started."""
@@ -223,8 +229,9 @@ class RTPSession:
         packets = self.received.packets, self.packets_out
         sender = block = None
         if packets[1] > self._reported[1]:
-            since = int((self._clock() - self._sent_at) * 8000) - FRAME  # behind self.timestamp
-            sender = (rtcp.ntp(now), self.timestamp + since & 0xFFFFFFFF, packets[1],
+            timestamp, when = self._sent
+            timestamp += int((self._clock() - when) * 8000)
+            sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets[1],
                       self.octets_out & 0xFFFFFFFF)
         if packets[0] > self._reported[0] and self.received.ssrc is not None:
             ssrc, last_sr, came = self._last_sr
@@ -292,11 +299,10 @@ class RTPSession:
         return 0
 
     def unblock(self):
-        """Make `waiting` the way to receive, from the thread that ticks; it closes the socket."""
+        """Make `waiting` the way to receive."""
         self.sock.setblocking(False)
         if sys.platform == "linux":
             self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
-        self._served = True
 
     def waiting(self, buffer):
         """Yield (codec, SSRC, timestamp, payload) of each packet of audio that has come.
@@ -367,16 +373,17 @@ class RTPSession:
         units: how far the timestamp goes on with it; with 0 the next packet has the same.
         """
         flow = self.flow
-        kind = flow.formats.get(flow.events if event else flow.audio, 0)
-        self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
-                                marker).serialize())
+        kind = flow.formats.get(flow.events if event else flow.audio)
+        if kind is not None:
+            self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
+                                    marker).serialize(), self.timestamp)
         self.skip(units)
 
     def skip(self, units):
         """Let the timestamp go on where nothing is sent."""
         self.timestamp = self.timestamp + units & 0xFFFFFFFF
 
-    def transmit(self, data):
+    def transmit(self, data, timestamp):
         """Send the bytes of a packet numbered with `sequence`, unless the call is held."""
         flow = self.flow
         if not flow.sending:
@@ -387,7 +394,8 @@ class RTPSession:
             log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
             return
         self.sequence = self.sequence + 1 & 0xFFFF
-        self._sent_at = self._clock()
+        if timestamp != self._sent[0]:
+            self._sent = timestamp, self._clock()
         self.packets_out += 1
         self.octets_out += len(data) - 12
 
@@ -415,7 +423,7 @@ class RTPSession:
             self.timestamp = ours + FRAME & 0xFFFFFFFF
             out_type = self.flow.formats.get(second & 127, second & 127)
             pack(buffer, 0, 0x80, second & 128 | out_type, self.sequence, ours, self.ssrc)
-            self.transmit(view[:size])
+            self.transmit(view[:size], ours)
 
 
 def _strip(buffer, size):

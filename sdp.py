@@ -15,7 +15,7 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
     "recvonly": (False, True), "inactive": (False, False),
 }
 PORT = re.compile("[0-9]{1,5}")
-PAYLOAD_TYPE = re.compile("[0-9]{1,2}|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
+PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
 STATIC = {str(codec.payload_type): codec for codec in BY_NAME.values()}
 
 
@@ -238,8 +238,8 @@ class LocalSession:
         direction = {v: k for k, v in DIRECTIONS.items()}[sending, receiving]
         lines = [line for slot in self._slots
                  for line in ([slot] if slot else self._audio(formats, direction))]
-        if lines != self._said:
-            self._said, self._version = lines, self._version + 1
+        if (self._time, lines) != self._said:
+            self._said, self._version = (self._time, lines), self._version + 1
         here = f"IN {'IP6' if ':' in self.ip else 'IP4'} {self.ip}"
         head = ["v=0", f"o=- {self._id} {self._version} {here}", "s=-", f"c={here}",
                 f"t={self._time}"]

@@ -48,7 +48,7 @@ class SIPServer:
     def __init__(self, config, bot=None, clock=time.monotonic):
         self.config, self.clock = config, clock
         self.sock, self.port = None, config.sip_port
-        self.running, self.stopping = True, False
+        self.running, self.stopping, self._lingers = True, False, False
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
         self.transactions = ServerTransactions(self.send, self.after)
@@ -136,14 +136,15 @@ class SIPServer:
         self.stopping = True
         log.info("stopping, %d calls up", len(self.calls))
         self.after(STOP_SECONDS, self._quit)
+        # a refusal is resent until its ACK: the time for it is taken
+        self._lingers = any(call.state == "proceeding" for call in self.calls)
         for call in self.calls:
             self.calls.hang_up(call, "the server stops", status=503)
-        if not len(self.calls):
-            self._quit()
+        self.on_call_removed()
 
     def on_call_removed(self):
         """End the loop with the last call, when that is what it waits for."""
-        if self.stopping and not len(self.calls):
+        if self.stopping and not self._lingers and not len(self.calls):
             self._quit()
 
     def _quit(self):

@@ -49,6 +49,19 @@ class Unacked:
         self.cseq, self.data, self.address, self.offered = cseq, data, address, offered
 
 
+class Referral:
+    """A REFER of ours (RFC 3515): tell(status, reason) gets the news up to the verdict."""
+
+    def __init__(self, cseq, tell):
+        self.cseq, self._tell, self._status = cseq, tell, 0
+
+    def on_news(self, status, reason):
+        """Tell what a response or NOTIFY says; they may overtake each other."""
+        if self._status < 200:
+            self._status = status
+            self._tell(status, reason)
+
+
 class Call:
     """One INVITE dialog, seen from the callee (RFC 3261 12.1.1).
 
@@ -78,7 +91,7 @@ class Call:
         self.refresh(invite)
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
-        self.on_transfer = None  # takes (status, reason) while a REFER of ours is followed
+        self.referral = None  # the Referral that is followed
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.session = self.timer = self.bot = None  # what the server joins to it
         self.body = b""  # of the 200 that a bot will send
@@ -178,21 +191,23 @@ class Call:
 
     # our own requests
 
-    def refer(self, uri, on_news):
+    def refer(self, uri, tell):
         """Ask the other side to call uri in our place (RFC 3515).
 
-        on_news(status, reason): 100 once it is accepted, what the NOTIFYs tell; or the refusal.
+        tell(status, reason): 100 once it is accepted, what the NOTIFYs say; or the refusal.
         """
-        self.on_transfer = on_news
+        self.referral = referral = Referral(self.local_cseq + 1, tell)
         self.send_request("REFER", [
             ("Contact", self.contact), ("Refer-To", f"<{uri}>"), ("Referred-By", self.contact),
-        ], self._on_refer_answer)
+        ], lambda response: self._on_refer_answer(referral, response))
 
-    def _on_refer_answer(self, response):
+    def _on_refer_answer(self, referral, response):
         status, reason = (response.status, response.reason) if response else (408, "")
-        self.on_transfer(100 if status < 300 else status, reason)
-        if status >= 300:
-            self.on_transfer = None
+        referral.on_news(100 if status < 300 else status, reason)
+        if status >= 300 and self.referral is referral:
+            self.referral = None
+        if status == 481:  # RFC 3261 12.2.1.2: they know no such dialog any more
+            self.on("hang up", why="REFER answered with 481")
 
     def send_request(self, method, headers, on_final):
         """Send a request in the dialog; on_final(response) has None for no answer in 64*T1."""

@@ -15,7 +15,7 @@ from sip_message import SIPError, SIPMessage
 from sip_response import response_address
 from sip_session_timer import answer_expiry
 from sip_transaction import TIMEOUT, resend_while
-from sip_utils import q850_cause
+from sip_utils import parse_params, q850_cause
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +40,24 @@ def on_invite(server, request):
 
 
 def send_ringing(server, call):
-    """Send 180, reliably where the caller insists (RFC 3262 3)."""
-    if call.ringing:
+    """Send 180, once a minute (RFC 3261 13.3.1.1); reliably where the caller insists (RFC 3262).
+
+    A reliable one must carry an offer where the INVITE has none: that caller gets the 200 only.
+    """
+    headers = [("Contact", call.contact), ("Allow", ALLOW)]
+    if "100rel" not in [option.lower() for option in call.invite.headers_all("Require")]:
+        if call.state == "proceeding":
+            server.respond(call.invite, 180, "", headers, to_tag=call.local_tag)
+            server.after(60, send_ringing, server, call)
         return
-    call.ringing, headers = True, [("Contact", call.contact), ("Allow", ALLOW)]
-    if "100rel" in [option.lower() for option in call.invite.headers_all("Require")]:
+    if call.media.flow.formats:
         call.rseq = 1 + secrets.randbits(16)
         headers += [("Require", "100rel"), ("RSeq", str(call.rseq))]
-        server.after(TIMEOUT, not_acknowledged, server, call)
-    ringing = bytes(server.respond(call.invite, 180, "", headers, to_tag=call.local_tag))
-    if call.rseq:
+        ringing = bytes(server.respond(call.invite, 180, "", headers, to_tag=call.local_tag))
         resend_while(lambda: call.rseq and call.state == "proceeding",
                      lambda: server.send(ringing, response_address(call.invite)),
                      server.after, limit=TIMEOUT)
+        server.after(TIMEOUT, not_acknowledged, server, call)
 
 
 def not_acknowledged(server, call):
@@ -94,7 +99,9 @@ def on_update(server, request):
     body = server.calls.negotiate(call, offer) if offer is not None else b""
     call.refresh(request)
     headers = [("Contact", call.contact), ("Allow", ALLOW), SUPPORTED]
-    server.respond(request, 200, "", headers + start_timer(call, request), body)
+    if call.state != "proceeding":  # RFC 4028 4: a session that is not there yet has no timer
+        headers += start_timer(call, request)
+    server.respond(request, 200, "", headers, body)
 
 
 def next_offer(call, request):
@@ -102,7 +109,7 @@ def next_offer(call, request):
     offer = request.sdp()
     offering = offer is not None or request.method() == "INVITE"
     if offering and call.state == "proceeding":  # RFC 3261 14.2, RFC 3311 5.2
-        raise SIPError(500, "", [("Retry-After", "5")])
+        raise SIPError(500, "", [("Retry-After", str(secrets.randbelow(11)))])
     if offering and call.unacked and call.unacked.offered:
         raise SIPError(491, "")
     return offer
@@ -171,7 +178,7 @@ def on_notify(server, request):
     call = call_of(server, request)
     event = request.header("Event", "").partition(";")[0].strip().lower()
     if event == "refer":
-        on_transfer_news(server, call, request)
+        on_referral_news(server, call, request)
     elif event == "telephone-event":
         server.respond(request, 200)
         key = call.notified.read(request.body)
@@ -181,17 +188,24 @@ def on_notify(server, request):
         raise SIPError(489, "", [("Allow-Events", "telephone-event")])
 
 
-def on_transfer_news(server, call, notify):
+def on_referral_news(server, call, notify):
     """RFC 3515 2.4.5: how far the transfer we asked for is, as the start of a response."""
-    if not call.on_transfer:
+    referral, event = call.referral, parse_params(notify.header("Event").split(";")[1:])
+    if not referral or event.get("id", "") not in ("", str(referral.cseq)):
         raise SIPError(481, "")
     server.respond(notify, 200)
     news = SIPMessage(notify.body)
-    state = notify.header("Subscription-State", "").partition(";")[0].strip().lower()
-    if news.status >= 200 or state != "terminated":
-        call.on_transfer(news.status or 100, news.reason)
-    else:  # it was accepted, and there will be no more news
-        call.on_transfer(200, "")
+    state, *params = notify.header("Subscription-State", "").lower().split(";")
+    if state.strip() != "terminated":
+        referral.on_news(news.status or 100, news.reason)
+        return
+    call.referral = None
+    if news.status >= 200:
+        referral.on_news(news.status, news.reason)
+    else:  # no verdict: it is on its way, or it is not known (RFC 6665 4.1.3)
+        why = parse_params(params).get("reason", "noresource")
+        verdict = {"noresource": 200 if news.status else 408, "rejected": 603}
+        referral.on_news(verdict.get(why, 408), f"no more news: {why}")
 
 
 def on_prack(server, request):
@@ -206,7 +220,7 @@ def on_prack(server, request):
 def call_of(server, request):
     """Return the call an in-dialog request belongs to, its CSeq checked. Raises SIPError."""
     call = server.calls.find(request)
-    if call is None or (call.over and request.method() != "BYE"):
+    if call is None or (call.over and request.method() not in ("BYE", "PRACK")):
         raise SIPError(481, "")
     number = request.cseq[0]
     if number < call.remote_cseq:

@@ -46,8 +46,11 @@ class Media:
         self.flow = Flow(agreement)
         self.flows.append(self.flow)
 
-    def start(self):
-        self.started += 1
+    def start(self, serve=None):
+        if serve:
+            serve()
+        else:
+            self.started += 1
 
     def stop(self):
         self.stopped += 1

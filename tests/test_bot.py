@@ -120,7 +120,7 @@ class Answering(BotCase):
         self.assertEqual((self.acts, self.call.ended), ([("refuse", 486)], True))
 
     def test_what_makes_no_sense_raises(self):
-        for status in (200, 302, 700):
+        for status in (200, 302, 401, 700):
             with self.assertRaises(ValueError):
                 self.call.reject(status)
         with self.assertRaises(RuntimeError):
@@ -390,6 +390,17 @@ class Speaking(BotCase):
         self.assertEqual([marker for _, marker, _ in self.sent], [True, False, True])
         self.assertEqual(self.session.units, 9 * 160)  # time passes all the same
 
+    def test_keys_that_are_not_taken_any_more_are_dropped(self):
+        self.at_tick[3] = lambda: setattr(self.session, "flow", flow(events=None))
+        self.call.send_digits("1")
+        self.assertEqual([event for _, _, event in self.sent], [True, True, False])
+
+    def test_the_first_packet_after_a_hold_has_the_marker(self):
+        for sending in (False, True, True):
+            self.session.flow = flow(sending=sending)
+            self.tick()
+        self.assertEqual([marker for _, marker, _ in self.sent], [True, True, False])
+
     def test_what_is_said_on_hold_does_not_count_as_played(self):
         self.session.flow = flow(sending=False)
         self.assertEqual(self.call.say(SPEECH * 5), 0.0)
@@ -450,7 +461,7 @@ class Keys(BotCase):
         self.assertEqual([payload for payload, _ in events],
                          dtmf.event_payloads("1") + dtmf.event_payloads("#"))
         self.assertEqual([marker for _, marker in events], ([True] + [False] * 6) * 2)
-        self.assertEqual((self.session.units, self.ticks), (20 * 160, 20))
+        self.assertEqual((self.session.units, self.ticks), (16 * 160, 16))
         with self.assertRaises(ValueError):
             self.call.send_digits("x")
         self.session.flow = flow(events=None)
@@ -463,8 +474,7 @@ class Ending(BotCase):
         """Let the SIP thread tell one piece of news a tick."""
         for number, news in enumerate(told, 1):
             self.at_tick[self.ticks + number] = (
-                self.call.on_end if news == "end"
-                else lambda news=news: self.call.on_transfer(*news))
+                self.call.on_end if news == "end" else lambda news=news: self.acts[1][2](*news))
 
     def test_hangup_is_asked_of_the_sip_thread(self):
         self.call.hangup()
@@ -476,7 +486,7 @@ class Ending(BotCase):
             self.make()
             self.news(*told)
             self.call.transfer("sip:desk@10.1.1.1")
-            self.assertIn(("transfer", "sip:desk@10.1.1.1"), self.acts)
+            self.assertEqual(self.acts[1][:2], ("transfer", "sip:desk@10.1.1.1"))
             self.assertTrue(self.call.ended)
 
     def test_one_that_is_refused_raises_with_the_status(self):
@@ -486,6 +496,19 @@ class Ending(BotCase):
         self.assertEqual((caught.exception.status, caught.exception.reason, str(caught.exception)),
                          (486, "Busy Here", "486 Busy Here"))
         self.assertFalse(self.call.ended)
+
+    def test_one_that_failed_before_the_caller_hung_up_has_failed(self):
+        self.news((100, ""), (486, "Busy Here"))
+        self.at_tick[self.ticks + 2] = lambda: (self.acts[1][2](486, "Busy"), self.call.on_end())
+        with self.assertRaises(bot.TransferError):
+            self.call.transfer("sip:desk@10.1.1.1")
+
+    def test_news_of_a_transfer_given_up_do_not_count_for_the_next(self):
+        with self.assertRaises(bot.TransferError):
+            self.call.transfer("sip:desk@10.1.1.1", timeout=0)
+        self.at_tick[self.ticks + 1] = lambda: self.acts[1][2](408, "")
+        self.at_tick[self.ticks + 2] = lambda: self.acts[2][2](200, "OK")
+        self.call.transfer("sip:other@10.1.1.1")
 
     def test_one_of_which_nothing_is_heard_is_408(self):
         for told in ([], [(100, "")]):

@@ -20,7 +20,6 @@ class BotCase(unittest.TestCase):
         parts.setdefault("body", OFFER)
         self.assertEqual(statuses(self.trunk.say("INVITE", branch="z9hG4bKi", **parts)), [100])
         self.call = self.started[-1]
-        self.call.bot.on_transfer = lambda *news: self.told.append(news)
         return self.call
 
     def do(self, name, *args):
@@ -111,11 +110,32 @@ class BeforeTheAnswer(BotCase):
         self.assertTrue(self.call.bot.ended)
 
     def test_one_that_names_no_time_waits_three_minutes_for_its_bot(self):
-        for header in ([], ["Expires: soon"]):
+        for header in ([], ["Expires: soon"], ["Expires: 300"]):
             self.setUp()
             self.invite(headers=header)
             self.assertEqual(self.trunk.advance(179.9), [])
-            self.assertEqual(self.trunk.advance(0.2)[0][1].status, 487)
+            self.assertEqual(self.trunk.advance(0.2)[0][1].status, 480)
+
+    def test_ringing_is_told_each_minute(self):
+        self.invite()
+        self.do("ring")
+        self.assertEqual([(at, m.status) for at, m in self.trunk.advance(130)],
+                         [(60, 180), (120, 180)])
+        self.do("accept")
+        self.trunk.say("ACK", to_tag=self.call.local_tag)
+        self.assertEqual(self.trunk.advance(180), [])
+
+    def test_an_update_before_the_answer_starts_no_session_timer(self):
+        self.invite()
+        ok = self.say("UPDATE", 2, headers=["Supported: timer", "Session-Expires: 90"])[0]
+        self.assertEqual((ok.status, ok.header("Session-Expires")), (200, None))
+        self.assertEqual(self.trunk.advance(179), [])
+
+    def test_a_cancel_that_crosses_the_answer_leaves_no_socket(self):
+        call = self.invite()
+        self.trunk.say("CANCEL", branch="z9hG4bKi")
+        self.do("accept")
+        self.assertEqual((self.paced, call.media.stopped), ([], 1))
 
     def test_an_answer_in_time_is_not_expired(self):
         self.answered()
@@ -140,7 +160,10 @@ class BeforeTheAnswer(BotCase):
         self.invite()
         seen = len(self.server.sent)
         self.server.stop()
-        self.assertEqual(statuses(self.trunk.answers(seen)), [503])
+        refused, = self.trunk.answers(seen)
+        self.assertEqual((refused.status, refused.header("Retry-After")), (503, "10"))
+        self.assertTrue(self.server.running)  # a lost one is sent again
+        self.assertEqual([m.status for _, m in self.trunk.advance(2.1)], [503, 503])
         self.assertFalse(self.server.running)
 
 
@@ -183,6 +206,11 @@ class Reliable(BotCase):
         self.trunk.say("ACK", to_tag=self.call.local_tag)
         self.assertEqual(self.trunk.advance(60), [])
 
+    def test_without_an_offer_there_is_none_as_it_would_have_to_carry_one(self):
+        self.invite(headers=RELIABLE, body=b"")
+        self.assertEqual(self.do("ring"), [])
+        self.assertEqual(statuses(self.do("accept")), [200])
+
     def test_a_caller_that_merely_supports_it_gets_a_plain_180(self):
         self.invite(headers=["Supported: 100rel"])
         ringing, = self.do("ring")
@@ -195,6 +223,18 @@ class Answered(BotCase):
         bye, = self.do("finish", 480, "why")
         self.assertEqual((bye.method(), bye.header("Reason")), ("BYE", "Q.850;cause=16"))
         self.assertTrue(self.call.bot.ended)
+
+    def test_one_that_failed_says_so_to_the_trunk(self):
+        self.answered()
+        self.assertEqual(self.do("finish", 500, "why")[0].header("Reason"), "Q.850;cause=41")
+
+    def test_an_answer_that_cannot_be_read_ends_the_call(self):
+        call = self.invite(body=b"")
+        self.do("accept")
+        with self.assertLogs("calls", "WARNING"):
+            bye = self.trunk.say("ACK", to_tag=call.local_tag,
+                                 body=OFFER.replace(b" 8 0 ", b" 08 "))
+        self.assertEqual((bye[0].header("Reason"), call.bot.ended), ("Q.850;cause=47", True))
 
     def test_a_bye_ends_it(self):
         self.answered()
@@ -219,54 +259,89 @@ class Answered(BotCase):
 class Transfer(BotCase):
     """RFC 3515."""
 
-    def refer(self):
-        self.answered()
-        refer, = self.do("transfer", "sip:desk@10.1.1.1")
+    def refer(self, tell=None):
+        refer, = self.do("transfer", "sip:desk@10.1.1.1",
+                         tell or (lambda *news: self.told.append(news)))
         self.assertEqual((refer.method(), refer.header("Refer-To"), refer.header("Referred-By")),
                          ("REFER", "<sip:desk@10.1.1.1>", self.call.contact))
         return refer
 
-    def reply(self, request, status):
+    def setUp(self):
+        super().setUp()
+        self.answered()
+        self.cseq = 1
+
+    def reply(self, request, status, headers=""):
         copied = "".join(f"{name}: {request.header(name)}\r\n"
                          for name in ("Via", "From", "To", "Call-ID", "CSeq"))
-        self.trunk.send(f"SIP/2.0 {status}\r\n{copied}\r\n".encode())
+        return self.trunk.send(f"SIP/2.0 {status}\r\n{copied}{headers}\r\n".encode())
 
-    def notify(self, cseq, line, state="active"):
-        return statuses(self.say("NOTIFY", cseq, body=f"SIP/2.0 {line}\r\n".encode(), headers=[
-            "Event: refer", f"Subscription-State: {state}",
-            "Content-Type: message/sipfrag;version=2.0"]))
+    def notify(self, line, state="active", event="refer"):
+        self.cseq += 1
+        return statuses(self.say(
+            "NOTIFY", self.cseq, body=f"SIP/2.0 {line}\r\n".encode() if line else b"", headers=[
+                f"Event: {event}", f"Subscription-State: {state}",
+                "Content-Type: message/sipfrag;version=2.0"]))
 
     def test_the_news_are_followed_to_the_end(self):
         self.reply(self.refer(), "202 Accepted")
-        self.assertEqual(self.notify(2, "100 Trying"), [200])
-        self.assertEqual(self.notify(3, "180 Ringing", "active;expires=60"), [200])
-        self.assertEqual(self.notify(4, "200 OK", "terminated;reason=noresource"), [200])
+        self.assertEqual(self.notify("100 Trying"), [200])
+        self.assertEqual(self.notify("180 Ringing", "active;expires=60"), [200])
+        self.assertEqual(self.notify("200 OK", "terminated;reason=noresource"), [200])
+        self.assertEqual(self.notify("200 OK"), [481])
         self.assertEqual(self.told, [(100, "Accepted"), (100, "Trying"), (180, "Ringing"),
                                      (200, "OK")])
 
     def test_a_target_that_fails_is_told_and_the_call_goes_on(self):
         self.reply(self.refer(), "202 Accepted")
-        self.notify(2, "486 Busy Here", "terminated")
+        self.notify("486 Busy Here", "terminated")
         self.assertEqual((self.told[-1], self.call.state), ((486, "Busy Here"), "confirmed"))
+
+    def test_a_verdict_that_overtakes_the_202_stands(self):
+        refer = self.refer()
+        self.notify("200 OK", "terminated;reason=noresource")
+        self.reply(refer, "202 Accepted")
+        self.assertEqual(self.told, [(200, "OK")])
 
     def test_a_refusal_is_told(self):
         self.reply(self.refer(), "603 Decline")
         self.assertEqual(self.told, [(603, "Decline")])
-        self.assertEqual(self.notify(2, "100 Trying"), [481])
+        self.assertEqual(self.notify("100 Trying"), [481])
 
     def test_no_answer_is_408(self):
         self.refer()
         self.trunk.advance(33)
         self.assertEqual(self.told, [(408, "")])
 
-    def test_news_that_end_without_a_verdict_mean_it_was_accepted(self):
-        self.reply(self.refer(), "202 Accepted")
-        self.notify(2, "100 Trying", "terminated;reason=noresource")
-        self.assertEqual(self.told[-1], (200, ""))
+    def test_a_481_means_that_the_call_is_over(self):
+        bye = self.reply(self.refer(), "481 Call/Transaction Does Not Exist")
+        self.assertEqual((self.told, bye[0].method()),
+                         ([(481, "Call/Transaction Does Not Exist")], "BYE"))
+
+    def test_news_that_end_without_a_verdict_mean_what_their_reason_says(self):
+        for line, state, status in (
+                ("100 Trying", "terminated;reason=noresource", 200),
+                ("180 Ringing", "terminated", 200), ("", "terminated;reason=noresource", 408),
+                ("180 Ringing", "terminated;reason=timeout", 408),
+                ("", "terminated;reason=rejected", 603), ("", "Terminated ; reason=giveup", 408)):
+            with self.subTest(line=line, state=state):
+                self.reply(self.refer(), "202 Accepted")
+                self.assertEqual(self.notify(line, state), [200])
+                self.assertEqual(self.told[-1][0], status)
+
+    def test_each_refer_has_its_own_news(self):
+        first, told = self.refer(), []
+        second = self.refer(lambda *news: told.append(news))
+        one, two = (refer.cseq[0] for refer in (first, second))
+        self.assertEqual(self.notify("200 OK", event=f"refer;id={one}"), [481])
+        self.reply(first, "603 Decline")
+        self.reply(second, "202 Accepted")
+        self.assertEqual(self.notify("180 Ringing", event=f"refer;id={two}"), [200])
+        self.assertEqual((self.told, told),
+                         ([(603, "Decline")], [(100, "Accepted"), (180, "Ringing")]))
 
     def test_a_notify_without_a_transfer_of_ours_is_481(self):
-        self.answered()
-        self.assertEqual(self.notify(2, "200 OK"), [481])
+        self.assertEqual(self.notify("200 OK"), [481])
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ class Cancelled(unittest.TestCase):
         self.server = self.trunk.server
 
     def ring(self):
-        self.server.calls.answer = lambda call, body, start: None
+        self.server.calls.answer = lambda call, body: None
         self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKring")
         return next(iter(self.server.calls))
 
@@ -317,7 +317,8 @@ class Cancelled(unittest.TestCase):
         call = self.ring()
         for method in ("INVITE", "UPDATE"):
             refused = self.trunk.say(method, 2, body=OFFER, to_tag=call.local_tag)[-1]
-            self.assertEqual((refused.status, refused.header("Retry-After")), (500, "5"))
+            self.assertEqual(refused.status, 500)
+            self.assertIn(int(refused.header("Retry-After")), range(11))
 
 
 class Limits(unittest.TestCase):
@@ -359,7 +360,7 @@ class Limits(unittest.TestCase):
 
         def without_thread(peer_ip):
             media = make(peer_ip)
-            media.start = lambda: (_ for _ in ()).throw(RuntimeError("can't start"))
+            media.start = lambda serve: (_ for _ in ()).throw(RuntimeError("can't start"))
             return media
 
         trunk.server.calls.open_media = without_thread

@@ -104,10 +104,13 @@ class TwoWays(unittest.TestCase):
         self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "RTP", 0.3), ("5", "INFO", 0.4),
                                    ("7", "RTP", 0.5), ("5", "INFO", 0.6), ("7", "INFO", 0.7)),
                          "557")
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "INFO", 0.1), ("5", "NOTIFY", 0.2)),
+                         "5")
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "INFO", 3.0)), "5")  # a long press
 
     def test_none_is_lost_where_a_way_repeats_or_another_takes_over(self):
         self.assertEqual(self.told(*[("5", "RTP", n / 10) for n in range(50)]), "5" * 50)
-        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "INFO", 2.5), ("5", "INFO", 3.0)),
+        self.assertEqual(self.told(("5", "RTP", 0.0), ("5", "INFO", 5.5), ("5", "INFO", 6.0)),
                          "555")
 
 

@@ -100,7 +100,7 @@ class Refused(unittest.TestCase):
         self.assertEqual(statuses(self.trunk.say("OPTIONS", 2)), [200])
 
     def test_an_invite_whose_answering_raises_is_500_and_leaves_nothing(self):
-        def broken(call, body, start):
+        def broken(call, body):
             raise ZeroDivisionError
 
         self.server.calls.answer = broken

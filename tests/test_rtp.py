@@ -290,7 +290,18 @@ class Waiting(OnSockets):
         self.assertEqual([p.timestamp - one.timestamp & 0xFFFFFFFF for p in (two, three)],
                          [320, 320])
 
+    def test_a_type_that_was_not_agreed_is_not_sent(self):
+        self.session.update(Agreement(self.caller.getsockname(), {8: 8}, True, True, "PCMA"))
+        self.session.send(b"e", 0, event=True)
+        self.session.send(b"a", 160)
+        self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"a")
+
+    def test_one_that_nobody_serves_yet_closes_its_socket_itself(self):
+        self.session.stop()
+        self.assertEqual(self.session.sock.fileno(), -1)
+
     def test_a_stop_leaves_the_socket_to_the_one_that_ticks(self):
+        self.session.start(lambda: None)
         self.session.stop()
         self.session.send(b"last", 160)
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"last")

@@ -187,6 +187,12 @@ class Versions(unittest.TestCase):
         self.assertEqual([held[0], back[0]], [first[0]] * 2)
         self.assertEqual([int(held[1]), int(back[1])], [int(first[1]) + 1, int(first[1]) + 2])
 
+    def test_other_times_are_another_version(self):
+        session = LocalSession("192.0.2.1", 20000)
+        first = lines(session.answer(HEAD + AUDIO)[0])[1]
+        again = lines(session.answer(HEAD.replace("t=0 0", "t=100 200") + AUDIO)[0])[1]
+        self.assertEqual(int(again.split()[2]), int(first.split()[2]) + 1)
+
     def test_a_refused_offer_changes_nothing(self):
         before = self.session.answer(HEAD + AUDIO)[0]
         with self.assertRaises(SDPError):
@@ -246,6 +252,12 @@ class Offers(unittest.TestCase):
         for answer in ("RTP/AVP 18", "RTP/SAVP 8"):
             with self.assertRaises(SDPError):
                 self.session.on_answer(HEAD + f"m=audio 4000 {answer}\r\n")
+
+    def test_a_payload_type_with_a_zero_before_is_none(self):
+        session = LocalSession("192.0.2.1", 20000)
+        session.offer()
+        with self.assertRaises(SDPError):
+            session.on_answer(HEAD + "m=audio 4000 RTP/AVP 08 101\r\na=rtpmap:08 PCMA/8000\r\n")
 
     def test_a_payload_type_is_offered_for_one_codec_only(self):
         self.session.answer(HEAD + AUDIO)
