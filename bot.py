@@ -10,21 +10,23 @@ little-endian mono, 8000 Hz unless the bot asks for more.
 Imports: codec, config (its error), conversation, recorder, vad.
 """
 
-import array
 import importlib
+import inspect
 import logging
 import os
 import re
 import sys
 import time
-import wave
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Iterable
 
 import codec
 from config import ConfigError
 from conversation import Conversation
-from recorder import Recorder
+from recorder import Recorder, wav
 from vad import UtteranceCutter
+
+__all__ = ["Call", "CallEnded", "TransferError", "echo", "wav"]
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,11 @@ URI = re.compile(r"(sips?|tel):[^\s<>\"\x00-\x1f\x7f]+")
 SLICE = 0.2  # seconds of PCM resampled at a time
 
 
-class CallEnded(Exception):
-    """The call is over: there is nobody to hear, to speak to, or to refuse."""
+class CallEnded(BaseException):
+    """The call is over; the text says why.
+
+    No Exception, so that an `except Exception` in a bot's loop does not keep the bot alive.
+    """
 
 
 class TransferError(Exception):
@@ -59,8 +64,11 @@ class Call:
         self._act, self._settings, self._clock = act, settings, clock
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
-        self._answered = False
+        self._answered, self._why = False, ""
         self._cutter = None
+
+    def __repr__(self):
+        return f"<call from {self.caller!r} to {self.called!r}>"
 
     @property
     def ended(self):
@@ -106,50 +114,59 @@ class Call:
     # Hearing
 
     def frames(self):
-        """Yield 20 ms of PCM after 20 ms, in order, from now on until the call ends.
+        """Return an iterator of 20 ms of PCM each, in order, from now on until the call ends.
 
         Late frames are waited for, lost ones concealed. What comes while the bot does something
         else is kept, 30 s at most.
         """
         self._check()
         self._audio.forget()
-        heard = self._audio.hear()
-        while heard:
-            yield heard[1]
-            heard = self._audio.hear()
+        return (pcm for _, pcm, _ in self._heard())
 
-    def utterances(self, silence=0.64):
-        """Yield an Utterance for each thing the caller says, until the call ends.
+    def utterances(self, silence=0.64, timeout=None):
+        """Return an iterator of an Utterance for each thing the caller says until the call ends.
 
-        Also what was said since the last one, during `say` for instance. silence: seconds of it
-        that end an utterance.
+        Also of what was said since the last one, during `say` for instance. silence: seconds of it
+        that end an utterance. timeout: seconds without a voice that end the iterator.
         """
         self._check()
+        if silence < 0.1 or (timeout is not None and timeout < 0):
+            raise ValueError("silence must be 0.1 s or more, timeout 0 or more")
         self._cutter.silence = round(silence * 50)
-        heard = self._audio.hear()
-        while heard:
-            number, pcm, voiced = heard
+        return self._utterances(None if timeout is None else timeout * 50)
+
+    def _utterances(self, limit):
+        voice = self._audio.ticks  # when there was one, or we began to wait for one
+        for number, pcm, voiced in self._heard():
             self._cutter.taken = number - 1
             utterance = self._cutter.feed(pcm, voiced)
+            voice = max(voice, number) if voiced else voice
             if utterance:
                 yield utterance
+                voice = max(voice, self._audio.ticks)
+            elif limit is not None and number - voice >= limit:
+                return
+
+    def _heard(self):
+        heard = self._audio.hear()
+        while heard:
+            yield heard
             heard = self._audio.hear()
 
-    def digits(self, count=None, timeout=5.0, until="#"):
+    def digits(self, count=None, timeout=5.0, until=None):
         """Return the keys pressed: count of them, or those before a key of until.
 
-        Less, or "", when no key is pressed for timeout seconds (None: wait). Keys pressed before
-        count too.
+        until: "#" where more than one is waited for, else "": then each key counts. Less than
+        count, or "", when no key is pressed for timeout seconds (None: wait). Keys pressed before
+        are taken as well.
         """
         self._check()
+        until = ("" if count == 1 else "#") if until is None else until
         pressed = ""
         while count is None or len(pressed) < count:
-            with self._lock:
-                self._wait(lambda: self._audio.keys, timeout)
-                if not self._audio.keys:
-                    break
-                key = self._audio.keys.popleft()
-            if key in until:
+            self._wait(self._audio.has_key, timeout)
+            key = self._audio.next_key()
+            if not key or key in until:
                 break
             pressed += key
         return pressed
@@ -166,11 +183,15 @@ class Call:
         self._check()
         if barge_in not in (False, True, "voice", "keys"):
             raise ValueError('barge_in must be False, True, "voice" or "keys"')
-        rate = rate or self.rate
-        chunks = pcm
+        rate, chunks = self.rate if rate is None else rate, pcm
         if isinstance(pcm, (bytes, bytearray, memoryview)):
+            if bytes(pcm[:4]) == b"RIFF":
+                raise ValueError("this is a WAV file, not PCM: wav() reads it")
             step = len(pcm) if rate == self.rate else int(rate * SLICE) * 2
             chunks = (pcm[at:at + step] for at in range(0, len(pcm), step or 1))
+        elif isinstance(pcm, str) or not isinstance(pcm, Iterable):
+            raise TypeError(f"say() takes bytes of PCM or an iterable of them, not "
+                            f"{type(pcm).__name__}")
         if rate != self.rate:
             chunks = resampled(chunks, codec.Resampler(rate, self.rate))
         try:
@@ -195,12 +216,12 @@ class Call:
         self._check()
 
     def record(self, path):
-        """Write the call from now on to a stereo WAV file: the caller left, we right.
+        """Write the call from now on to a stereo WAV file: the caller left, we right; None ends it.
 
         Raises OSError where it can't be written; what goes wrong later is logged.
         """
         self._check()
-        self._audio.record(Recorder(path, self.rate))
+        self._audio.record(Recorder(path, self.rate) if path else None)
 
     def _record_all(self):
         who = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
@@ -236,7 +257,7 @@ class Call:
         self._wait(lambda: news[-1][0] >= 200, timeout, check=False)
         status, reason = news[-1]
         if self.ended and not status:
-            raise CallEnded  # before it was accepted
+            raise CallEnded(self._why)  # before it was accepted
         if status < 200 and not self.ended:
             status, reason = 408, "no news of the transfer"
         if status >= 300:
@@ -249,7 +270,7 @@ class Call:
 
     def _check(self, answered=True):
         if self.ended:
-            raise CallEnded
+            raise CallEnded(self._why)
         if answered and not self._answered:
             raise RuntimeError("the call is not answered yet")
 
@@ -263,7 +284,7 @@ class Call:
                     break
                 self._changed.wait(left)
             if check and self.ended:
-                raise CallEnded
+                raise CallEnded(self._why)
 
     # The SIP thread tells; the bot's thread runs
 
@@ -297,7 +318,8 @@ class Call:
     def on_key(self, key):
         self._audio.press(key)
 
-    def on_end(self):
+    def on_end(self, why=""):
+        self._why = why
         self._audio.end()
 
 
@@ -314,30 +336,6 @@ def resampled(chunks, resampler):
     yield resampler.flush()
 
 
-def wav(path, rate=8000):
-    """Return the sound of a WAV file (PCM of 8 to 32 bits) as 16-bit mono PCM at rate Hz.
-
-    Raises OSError, or wave.Error for what is no such file.
-    """
-    with wave.open(path if hasattr(path, "read") else os.fspath(path), "rb") as file:
-        width, channels, own = file.getsampwidth(), file.getnchannels(), file.getframerate()
-        data = file.readframes(file.getnframes())
-    if width == 1:  # unsigned
-        samples = array.array("h", [(byte - 128) << 8 for byte in data])
-    else:  # the upper two bytes of each sample
-        pcm = bytearray(len(data) // width * 2)
-        pcm[0::2], pcm[1::2] = data[width - 2::width], data[width - 1::width]
-        samples = array.array("h", bytes(pcm))
-        if sys.byteorder == "big":
-            samples.byteswap()
-    if channels > 1:
-        sides = [samples[side::channels] for side in range(channels)]
-        samples = array.array("h", [sum(frame) // channels for frame in zip(*sides)])
-    if sys.byteorder == "big":
-        samples.byteswap()
-    return codec.resample(samples.tobytes(), own, rate)
-
-
 def load(name):
     """Return the function that "module:function" names, found from the current directory on.
 
@@ -347,9 +345,20 @@ def load(name):
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function)
+        return check(getattr(importlib.import_module(module), function))
     except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"BOT={name!a}: {function} is no function")
-    return found
+        places = [f" ({place.filename}, line {place.lineno})"
+                  for place in traceback.extract_tb(error.__traceback__)[2:]
+                  if "<frozen" not in place.filename and "importlib" not in place.filename]
+        raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}"
+                          + "".join(places[-1:])) from error
+
+
+def check(function):
+    """Return a bot's function if it can be called with a call. Raises TypeError."""
+    if not callable(function):
+        raise TypeError(f"{function!r} is no function")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"{function.__name__} is no plain function: it has async or yield")
+    inspect.signature(function).bind("call")
+    return function

@@ -102,7 +102,7 @@ class Calls(CallTable):
         source, flow = call.invite.source, call.media.flow
         log.info("call from %r to %r began: SIP/%s %s, RTP port %d, theirs %s%s", call.caller,
                  call.called, call.transport, host_port(*source), call.media.port,
-                 host_port(*flow.remote) if flow.remote else "not known yet",
+                 f"{host_port(*flow.remote)}, {flow.codec}" if flow.remote else "not known yet",
                  "".join(f", {name} {value!a}" for name, value in (
                      ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
                      ("private", call.identity.private)) if value))
@@ -162,8 +162,13 @@ class Calls(CallTable):
     def bot_transfer(self, call, uri, tell):
         if call.over:
             return
-        log.info("call from %r: transfer to %r", call.caller, uri)
-        call.refer(uri, tell)
+
+        def on_news(status, reason):
+            if status >= 200:
+                log.info("call from %r: transfer to %r: %d %s", call.caller, uri, status, reason)
+            tell(status, reason)
+
+        call.refer(uri, on_news)
 
     # While it is up
 
@@ -241,8 +246,6 @@ class Calls(CallTable):
         """End a call's media, and with them what its user calls the call."""
         media = call.media
         media.stop()
-        if call.bot:
-            call.bot.on_end()
         seconds = self._server.clock() - call.began if call.began is not None else 0.0
         call.statistics = statistics(media, seconds)
         log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
@@ -250,6 +253,8 @@ class Calls(CallTable):
                  media.packets_in, media.packets_out, media.received.lost,
                  media.received.jitter / 8, "" if media.round_trip is None
                  else f", round trip {media.round_trip * 1000:.0f} ms")
+        if call.bot:
+            call.bot.on_end(call.why)
 
     def drop(self, call):
         """Take out the row of a call whose dialog has ended."""

@@ -46,7 +46,7 @@ def one_of(*words):
 def codecs(text):
     names = [name.strip().upper() for name in text.split(",")]
     if len(set(names)) < len(names) or not set(names) <= set(codec.BY_NAME):
-        raise ValueError("must be some of " + ", ".join(codec.BY_NAME))
+        raise ValueError(f"must be some of {', '.join(codec.BY_NAME)}, each once")
     return tuple(codec.BY_NAME[name] for name in names)
 
 

@@ -40,10 +40,11 @@ class Conversation:
         self.changed = threading.Condition(self.lock)  # something other than the next frame
         self.ended = self.failed = False
         self._recorder = None
-        self.keys = collections.deque()  # pressed and not read yet
+        self._keys = collections.deque()  # pressed and not read yet
+        self._fresh = False  # some of them have interrupted nothing yet
         self._more = threading.Condition(self.lock)  # the next frame was heard
         self._heard = collections.deque(maxlen=KEPT)
-        self._ticks = 0
+        self.ticks = 0
         self._out, self._speech = bytearray(), Speech(False)
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
         self._turn = threading.Lock()  # one says something at a time
@@ -76,9 +77,9 @@ class Conversation:
                 self._listen(sum(payload.translate(self._loudness)) / len(payload))
         pcm, voiced = self._hear()
         with self.lock:
-            self._ticks += 1
+            self.ticks += 1
             # a plain tuple: 1500 objects a call would make garbage collection take long
-            self._heard.append((self._ticks, pcm, voiced))
+            self._heard.append((self.ticks, pcm, voiced))
             self._more.notify()
             if flow.events is None:
                 self._events.clear()  # they are not taken any more
@@ -167,7 +168,8 @@ class Conversation:
     def press(self, key):
         """Take a key the caller pressed."""
         with self.lock:
-            self.keys.append(key)
+            self._keys.append(key)
+            self._fresh = not self._speech.by_keys
             if self._speech.by_keys:
                 self.clear()
             self.changed.notify_all()
@@ -209,8 +211,9 @@ class Conversation:
         with self._turn:
             with self.lock:
                 self._speech = speech = Speech(barge_in)
-                speech.stopped = ((speech.by_keys and len(self.keys) > 0)
+                speech.stopped = ((speech.by_keys and self._fresh)
                                   or (speech.by_voice and self._loud >= BARGE_IN))
+                self._fresh = self._fresh and not speech.by_keys
             try:
                 for chunk in () if speech.stopped else chunks:
                     if not self._queue(speech, chunk):
@@ -220,11 +223,16 @@ class Conversation:
                     while self._out and self._going(speech):
                         self.changed.wait()
             finally:
-                self.clear()  # of what is left when chunks raises
+                with self.lock:
+                    self.clear()  # of what is left when chunks raises
+                    self._speech = Speech(False)
         return speech.sent / (2 * self.rate)
 
     def _queue(self, speech, chunk):
         """Give a chunk to the RTP thread as soon as there is room; return whether to go on."""
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise TypeError(f"16-bit PCM is given as bytes, not {type(chunk).__name__}; "
+                            "what has a method tobytes() can be made so")
         with self.lock:
             while self._going(speech) and len(self._out) >= self.rate * 2 * BUFFERED:
                 self.changed.wait()
@@ -252,6 +260,16 @@ class Conversation:
             self._events.extend(events)
             while self._events and not self.ended:
                 self.changed.wait()
+
+    def has_key(self):
+        return len(self._keys) > 0
+
+    def next_key(self):
+        """Return a key that was pressed, the first that was not read yet, "" for none."""
+        with self.lock:
+            key = self._keys.popleft() if self._keys else ""
+            self._fresh = len(self._keys) > 0
+            return key
 
     def forget(self):
         """Drop what was heard and not asked for."""

@@ -295,17 +295,21 @@ def choose_bot(settings):
     return bot.echo if settings.record_dir else None  # the plain echo decodes nothing
 
 
-def main(bot=None, argv=None):
-    """Run the server with the settings of the environment; bot(call) serves each call, or BOT."""
+def main(function=None, argv=()):
+    """Run the server with the settings of the environment until it is told to stop.
+
+    function: serves each call in place of what BOT names, see bot.Call. argv: options.
+    """
     parser = argparse.ArgumentParser(
-        prog="server.py", description="Answer SIP calls and play their own voice back.",
+        prog="server.py",
+        description="Answer SIP calls and play their own voice back, or let a bot serve them.",
         epilog=config.help_text(), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ping", action="store_true",
                         help="send OPTIONS to the running server; exit 0 if it serves, else 1")
     arguments = parser.parse_args(argv)
     try:
         settings = config.Config.from_env(os.environ)
-        bot = bot or choose_bot(settings)
+        function = bot.check(function) if function else choose_bot(settings)
     except config.ConfigError as error:
         parser.exit(2, f"server.py: {error}\n")
     if arguments.ping:
@@ -314,7 +318,7 @@ def main(bot=None, argv=None):
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is there now stays: it need not be looked at again and again
-    server = SIPServer(settings, bot)
+    server = SIPServer(settings, function)
     try:
         server.open()
     except OSError as error:
@@ -333,12 +337,13 @@ def main(bot=None, argv=None):
         signal.signal(number, on_signal)
     # some other machine (RFC 5737, RFC 3849): the answer is our address in the LAN
     here = server.address_towards("2001:db8::1" if ":" in settings.bind_ip else "192.0.2.1")
-    log.info("listening on UDP and TCP %s; call sip:echo@%s",
-             host_port(settings.bind_ip, server.port), host_port(here, server.port))
+    log.info("listening on UDP and TCP %s; call sip:echo@%s%s",
+             host_port(settings.bind_ip, server.port), host_port(here, server.port),
+             f"; served by {function.__module__}:{function.__name__}" if function else "")
     server.serve_forever()
     recorder.finish(STOP_SECONDS)
     log.info("stopped")
 
 
 if __name__ == "__main__":
-    main()
+    main(argv=sys.argv[1:])

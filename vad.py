@@ -97,6 +97,9 @@ class Utterance(NamedTuple):
     end: float
     rate: int  # Hz
 
+    def __repr__(self):
+        return f"<utterance, {self.start:.2f} to {self.end:.2f} s>"
+
     def wav(self):
         """Return it as the bytes of a WAV file."""
         file = io.BytesIO()

@@ -150,7 +150,7 @@ RECOGNIZER = Recognizer(os.environ.get("GRAMMAR", ""))
 def transcriptions(body, content_type):
     try:
         sound = wav(io.BytesIO(form(body, content_type)["file"]), STT_RATE)
-    except (wave.Error, EOFError) as error:
+    except ValueError as error:
         raise Refused(400, f"file: {error}") from None
     text = RECOGNIZER.hear(sound)
     log.info("heard %r", text)

@@ -8,11 +8,13 @@ into a directory and name it in PROMPTS (see examples/prompts.py).
 """
 
 import itertools
+import logging
 import os
 
 from bot import TransferError
 from examples.prompts import prompt
 
+log = logging.getLogger(__name__)
 OPERATOR = os.environ.get("OPERATOR", "")  # a SIP URI
 MENU = "Press 1 to hear yourself, 2 to have a number read back, or 0 for the operator."
 
@@ -45,6 +47,7 @@ def answer(call):
         try:
             if choice:
                 choice(call)
-        except (TransferError, ValueError):  # refused, or no OPERATOR, or a phone without keys
+        except (TransferError, ValueError) as error:  # refused; no OPERATOR; a phone without keys
+            log.warning("call from %r: %s", call.caller, error)
             call.say(prompt("sorry", "Sorry, that is not possible now."))
     call.say(prompt("bye", "Good bye."))

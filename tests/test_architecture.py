@@ -8,7 +8,7 @@ import unittest
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
     "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "jitter": "", "net": "",
-    "pacer": "", "recorder": "", "sip_utils": "", "vad": "",
+    "pacer": "", "recorder": "codec", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
     "rtcp": "", "sdp": "codec", "rtp": "dtmf net rtcp sdp", "sip_tcp": "net",
     "conversation": "codec dtmf jitter vad", "bot": "codec config conversation recorder vad",

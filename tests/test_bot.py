@@ -8,12 +8,14 @@ import array
 import io
 import math
 import os
+import struct
 import sys
 import tempfile
 import threading
 import types
 import unittest
 import wave
+from unittest import mock
 
 import bot
 import codec
@@ -145,6 +147,14 @@ class Answering(BotCase):
         self.call.hangup()
         self.call.clear()
 
+    def test_why_it_ended_is_told_and_no_except_exception_goes_on(self):
+        self.call.on_end("the caller hung up")
+        with self.assertRaisesRegex(bot.CallEnded, "^the caller hung up$"):
+            try:
+                self.call.say(SPEECH)
+            except Exception:
+                self.fail("it was caught")
+
     def test_a_caller_that_gives_up_ends_the_wait_for_the_answer(self):
         self.make(answered=False)
         self.call._act = lambda name: self.call.on_end()
@@ -236,6 +246,16 @@ class Hearing(BotCase):
         self.assertLess(next(self.call.utterances(silence=0.3)).end, 1.9)
         self.assertLess(self.ticks, 101)
 
+    def test_nobody_who_speaks_for_so_long_ends_the_iterator(self):
+        self.hear(*[QUIET] * 20, *[SPEECH] * 30, *[QUIET] * 60)
+        self.call.say(QUIET * 400)  # what was heard meanwhile is no waiting
+        self.assertEqual(len(list(self.call.utterances(timeout=2))), 1)
+        self.assertEqual(self.ticks, 500)
+        self.assertEqual(list(self.call.utterances(timeout=0.2)), [])
+        for wrong in ({"silence": -1}, {"silence": 0}, {"timeout": -1}):
+            with self.assertRaises(ValueError):
+                self.call.utterances(**wrong)
+
     def test_what_was_said_while_the_bot_spoke_is_an_utterance_too(self):
         self.hear(*[QUIET] * 10, *[SPEECH] * 30, *[QUIET] * 60)
         self.call.say(QUIET * 100)
@@ -290,6 +310,16 @@ class Speaking(BotCase):
         self.assertEqual(self.call.say(chunks()), 0.04)
         self.assertEqual(self.said(), coded(SPEECH + QUIET * 2 + SPEECH))
 
+    def test_what_is_no_pcm_raises_and_says_what_is(self):
+        for what in ("Hello", None, 5, ["Hello"], array.array("h", [1, 2])):
+            with self.assertRaisesRegex(TypeError, "bytes"):
+                self.call.say(what)
+        with self.assertRaisesRegex(ValueError, r"wav\(\)"):
+            self.call.say(b"RIFF" + bytes(40))
+        with self.assertRaises(ValueError):
+            self.call.say(SPEECH, rate=0)
+        self.assertEqual(self.call.say(memoryview(SPEECH)), 0.02)
+
     def test_an_iterator_that_raises_leaves_nothing_behind(self):
         def chunks():
             yield SPEECH * 5
@@ -333,11 +363,21 @@ class Speaking(BotCase):
         self.hear(*[SPEECH] * 50)
         self.assertEqual(self.call.say(SPEECH * 20), 0.4)
 
-    def test_a_key_interrupts_and_so_does_one_pressed_before(self):
-        self.at_tick[5] = lambda: self.call.on_key("1")
+    def test_a_key_interrupts_once_also_one_pressed_before(self):
+        self.press_at(5, "1")
         self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.08)
-        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.0)
-        self.assertEqual(self.call.digits(1), "1")
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
+        for _ in "12":
+            self.call.on_key("2")
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.0)
+        self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
+
+    def test_keys_pressed_ahead_skip_one_prompt_each(self):
+        for key in "12":
+            self.call.on_key(key)
+        for key in "12":
+            self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.0)
+            self.assertEqual(self.call.digits(1), key)
         self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
 
     def test_voice_alone_or_keys_alone_may_interrupt(self):
@@ -345,7 +385,6 @@ class Speaking(BotCase):
         self.press_at(5, "1")
         self.assertEqual(self.call.say(SPEECH * 50, barge_in="voice"), 0.22)
         self.assertEqual(self.call.say(SPEECH * 5, barge_in="keys"), 0.0)
-        self.call.digits(1)
         self.press_at(self.ticks + 5, "2")
         self.assertEqual(self.call.say(SPEECH * 50, barge_in="keys"), 0.08)
         with self.assertRaises(ValueError):
@@ -436,6 +475,12 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(3), "123")
         self.assertEqual(self.call.digits(5), "45")
         self.assertEqual(self.call.digits(until="6"), "")
+
+    def test_where_one_key_is_waited_for_every_key_counts(self):
+        self.press("#")
+        self.assertEqual(self.call.digits(1), "#")
+        self.press("1#")
+        self.assertEqual(self.call.digits(until=""), "1#")
 
     def test_keys_are_waited_for_as_long_as_one_comes_in_time(self):
         for at in (200, 440):  # after 4 s, and 4.8 s later
@@ -561,6 +606,16 @@ class Recording(BotCase):
             self.assertRegex(name, r"^\d{8}-\d{6}-4711-20000\.wav$")
             self.assertEqual(len(self.read(os.path.join(folder, name))[0]), 640)
 
+    def test_it_can_be_ended(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "call.wav")
+            self.call.record(path)
+            self.recorder = self.call._audio._recorder
+            self.tick(2)
+            self.call.record(None)
+            self.tick(2)
+            self.assertEqual(len(self.read(path)[0]), 640)
+
     def test_where_none_can_be_written_the_call_goes_on(self):
         with tempfile.TemporaryDirectory() as folder:
             settings = Config.from_env({"RECORD_DIR": folder})
@@ -595,10 +650,30 @@ class Files(unittest.TestCase):
         self.assertEqual(len(bot.wav(self.write(SPEECH), 16000)), 640)
 
     def test_what_is_no_wav_file_raises(self):
-        with self.assertRaises(wave.Error):
-            bot.wav(io.BytesIO(b"RIFF, but no more than that"))
+        for data in (b"", b"ID3", b"RIFF, but no more than that", b"RIFF\0\0\0\0WAVEfmt ",
+                     self.write(SPEECH).getvalue()[:40]):
+            with self.assertRaisesRegex(ValueError, "not a WAV file"):
+                bot.wav(data)
         with self.assertRaises(OSError):
             bot.wav("/nowhere.wav")
+        with tempfile.NamedTemporaryFile() as file, self.assertRaisesRegex(ValueError, file.name):
+            bot.wav(file.name)
+
+    def test_other_kinds_are_read_as_well(self):
+        def wav(kind, bits, data, extra=b""):
+            form = struct.pack("<HHIIHH", kind, 1, 8000, 0, 0, bits) + extra
+            return (b"RIFF\0\0\0\0WAVELIST\3\0\0\0abc\0fmt " + struct.pack("<I", len(form)) + form
+                    + b"data" + struct.pack("<I", len(data)) + data)
+
+        self.assertEqual(bot.wav(wav(6, 8, codec.encode_pcma(SPEECH))), coded(SPEECH))
+        self.assertEqual(bot.wav(wav(7, 8, b"\xff")), b"\0\0")
+        self.assertEqual(bot.wav(wav(3, 32, struct.pack("<3f", 0.5, -2.0, 0.0))),
+                         struct.pack("<3h", 16384, -32767, 0))
+        self.assertEqual(bot.wav(wav(0xFFFE, 24, b"\1\2\3", struct.pack("<HHIH", 22, 24, 4, 1))),
+                         b"\2\3")
+        for kind, bits in ((2, 4), (1, 40), (3, 64)):
+            with self.assertRaisesRegex(ValueError, f"format {kind}"):
+                bot.wav(wav(kind, bits, bytes(40)))
 
 
 class Loading(unittest.TestCase):
@@ -607,6 +682,24 @@ class Loading(unittest.TestCase):
         for name in ("nowhere:answer", "bot:nothing", "bot:SLICE"):
             with self.assertRaisesRegex(ConfigError, f"^BOT='{name}'"):
                 bot.load(name)
+
+    def test_what_raises_when_it_is_imported_is_told_with_its_place(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
+            with open(os.path.join(folder, "a_broken_bot.py"), "w") as file:
+                file.write("\nimport os\nos.environ['NOT_SET']\n")
+            with self.assertRaisesRegex(ConfigError, r"KeyError: 'NOT_SET' \(.*bot.py, line "):
+                bot.load("a_broken_bot:answer")
+
+    def test_a_function_that_cannot_serve_a_call_is_refused(self):
+        async def asynchronous(call):
+            pass
+
+        def generator(call):
+            yield
+
+        for function in (asynchronous, generator, lambda: None, lambda a, b: None, "bot:echo"):
+            with self.assertRaises(TypeError):
+                bot.check(function)
 
     def test_the_echo_says_what_it_hears(self):
         case = BotCase()
