@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Generator, Iterable
@@ -31,7 +32,8 @@ __all__ = ["Call", "CallEnded", "TransferError", "echo", "wav"]
 log = logging.getLogger(__name__)
 
 URI = re.compile(r"(sips?|tel):[^\s<>\"\x00-\x1f\x7f]+")
-SLICE = 0.2  # seconds of PCM resampled at a time
+DISK_SECONDS = 5.0  # how long a recording that is ended is waited for
+SLICE = 0.2  # seconds of PCM taken at a time
 
 
 class CallEnded(BaseException):
@@ -93,9 +95,9 @@ class Call:
             self._check(answered=False)
             self.rate, self._cutter = rate, UtteranceCutter(rate)
             self._audio.begin(rate)
+            self._act("accept")
             if self._settings.record_dir:
                 self._record_all()
-            self._act("accept")
             self._wait(lambda: self._answered)
 
     def reject(self, status=603):
@@ -138,7 +140,11 @@ class Call:
     def _utterances(self, limit):
         voice = self._audio.ticks  # when there was one, or we began to wait for one
         for number, pcm, voiced in self._heard():
-            self._cutter.taken = number - 1
+            if number - 1 != self._cutter.taken:  # some were not asked for in time
+                cut = self._cutter.finish()
+                self._cutter.taken = number - 1
+                if cut:
+                    yield cut
             utterance = self._cutter.feed(pcm, voiced)
             voice = max(voice, number) if voiced else voice
             if utterance:
@@ -146,6 +152,9 @@ class Call:
                 voice = max(voice, self._audio.ticks)
             elif limit is not None and number - voice >= limit:
                 return
+        rest = self._cutter.finish()  # what is said when the caller hangs up counts
+        if rest:
+            yield rest
 
     def _heard(self):
         heard = self._audio.hear()
@@ -187,8 +196,8 @@ class Call:
         if isinstance(pcm, (bytes, bytearray, memoryview)):
             if bytes(pcm[:4]) == b"RIFF":
                 raise ValueError("this is a WAV file, not PCM: wav() reads it")
-            step = len(pcm) if rate == self.rate else int(rate * SLICE) * 2
-            chunks = (pcm[at:at + step] for at in range(0, len(pcm), step or 1))
+            step = 2 * max(1, int(rate * SLICE))
+            chunks = (pcm[at:at + step] for at in range(0, len(pcm), step))
         elif isinstance(pcm, str) or not isinstance(pcm, Iterable):
             raise TypeError(f"say() takes bytes of PCM or an iterable of them, not "
                             f"{type(pcm).__name__}")
@@ -216,18 +225,22 @@ class Call:
         self._check()
 
     def record(self, path):
-        """Write the call from now on to a stereo WAV file: the caller left, we right; None ends it.
+        """Write the call from now on to a stereo WAV file: the caller left, we right.
 
-        Raises OSError where it can't be written; what goes wrong later is logged.
+        None ends that, and waits until the file is complete. Raises OSError where it can't be
+        written; what goes wrong later is logged.
         """
         self._check()
-        self._audio.record(Recorder(path, self.rate) if path else None)
+        before = self._audio.record("bot's", Recorder(path, self.rate) if path else None)
+        if before and not path:
+            before.thread.join(DISK_SECONDS)
 
     def _record_all(self):
         who = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{who}-{self._audio.session.port}.wav"
         try:
-            self._audio.record(Recorder(os.path.join(self._settings.record_dir, name), self.rate))
+            path = os.path.join(self._settings.record_dir, name)
+            self._audio.record("all", Recorder(path, self.rate))
         except OSError as error:
             log.warning("call from %r is not recorded: %s", self.caller, error)
 
@@ -282,7 +295,7 @@ class Call:
                 left = None if until is None else until - self._clock()
                 if left is not None and left <= 0:
                     break
-                self._changed.wait(left)
+                self._changed.wait(left and min(left, threading.TIMEOUT_MAX))
             if check and self.ended:
                 raise CallEnded(self._why)
 
@@ -295,9 +308,10 @@ class Call:
             function(self)
         except CallEnded:
             log.debug("call from %r: it ended while its bot served it", self.caller)
-        except (Exception, SystemExit):
+        except BaseException:  # SystemExit and asyncio's CancelledError as well
             log.exception("call from %r: its bot failed", self.caller)
             status, why = 500, "its bot failed"
+        self._audio.forget()
         self._act("finish", status, why)
 
     def tick(self):

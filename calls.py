@@ -147,10 +147,14 @@ class Calls(CallTable):
         if call.state != "proceeding":
             return
         try:
-            self.answer(call, call.body, lambda: self._pacer.add(call.bot.tick))
+            self.answer(call, call.body, lambda: self._serve_bot(call))
         except RuntimeError as error:
             log.warning("no RTP thread: %s", error)
             self.refuse(call, 486, "no thread")
+
+    def _serve_bot(self, call):
+        call.media.unblock()
+        self._pacer.add(call.bot.tick)
 
     def bot_refuse(self, call, status):
         if call.state == "proceeding":
@@ -236,9 +240,10 @@ class Calls(CallTable):
     def on_key(self, call, key, way):
         """Take a key the caller pressed; way: what told it."""
         if not call.keys.is_new(key, way, self._server.clock()):
-            log.debug("call from %r: key %s again (%s)", call.caller, key, way)
+            log.debug("call from %r: the same key again (%s)", call.caller, way)
             return
-        log.info("call from %r: key %s (%s)", call.caller, key, way)
+        # what is told to a bot may be a PIN
+        log.info("call from %r: key %s (%s)", call.caller, "pressed" if call.bot else key, way)
         if call.bot:
             call.bot.on_key(key)
 

@@ -5,6 +5,7 @@ what they share is guarded by `lock`.  Imports: codec, dtmf, jitter, vad.
 """
 
 import collections
+import contextlib
 import threading
 
 import codec
@@ -15,7 +16,7 @@ from vad import VoiceDetector
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
 KEPT = 1500  # frames heard and not asked for: 30 s
 FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
-BARGE_IN = 2  # loud frames in a row that interrupt us
+BARGE_IN = 320  # bytes of loud payload in a row that interrupt us: 40 ms
 
 
 class Speech:
@@ -39,7 +40,7 @@ class Conversation:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # something other than the next frame
         self.ended = self.failed = False
-        self._recorder = None
+        self._recorders = {}  # of the whole call, and of what the bot wants
         self._keys = collections.deque()  # pressed and not read yet
         self._fresh = False  # some of them have interrupted nothing yet
         self._more = threading.Condition(self.lock)  # the next frame was heard
@@ -47,10 +48,10 @@ class Conversation:
         self.ticks = 0
         self._out, self._speech = bytearray(), Speech(False)
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
-        self._turn = threading.Lock()  # one says something at a time
+        self._speaker = None  # the thread whose turn it is to say something
         self._send_silence, self._paused = silence, True
         self._buffer = bytearray(2048)
-        self._detector, self._loud = VoiceDetector(), 0
+        self._detector, self._loud = VoiceDetector(), 0  # bytes in a row
         self._says = self._hears = None  # names of codecs
 
     # RTP thread
@@ -74,18 +75,19 @@ class Conversation:
                 self._understand(name)
             self._jitter.put(ssrc, timestamp, payload)
             if self._loudness and payload:
-                self._listen(sum(payload.translate(self._loudness)) / len(payload))
+                self._listen(sum(payload.translate(self._loudness)) / len(payload), len(payload))
         pcm, voiced = self._hear()
         with self.lock:
             self.ticks += 1
             # a plain tuple: 1500 objects a call would make garbage collection take long
             self._heard.append((self.ticks, pcm, voiced))
             self._more.notify()
-            if flow.events is None:
-                self._events.clear()  # they are not taken any more
+            if flow.events is None and self._events:  # they are not taken any more
+                self.session.skip(FRAME * 8)  # what follows has a timestamp of its own
+                self._events.clear()
             event = self._events.popleft() if self._events else None
             frame = None if event and event[0] else self._next(flow.sending)
-            recorder = self._recorder
+            recorders = list(self._recorders.values())
         if event and event[0]:
             self.session.send(*event, event=True)
         else:
@@ -93,13 +95,14 @@ class Conversation:
         if frame or event or flow.events is None:
             with self.lock:
                 self._tell_the_bot()
-        if recorder:
+        for recorder in recorders:
             recorder.write(pcm, frame or bytes(self.size))
         return True
 
     def _speak(self, row):
         """Encode with a codec from now on."""
         self._encode, self._to, size = row.encoder(), None, row.sample_rate // 50 * 2
+        self._tail = False  # is part of what was said still in the resampler?
         if row.sample_rate != self.rate:
             self._to = Rerated(codec.Resampler(self.rate, row.sample_rate), size)
         # a codec without memory says silence always alike
@@ -123,15 +126,17 @@ class Conversation:
             level = sum(payload.translate(self._loudness)) / len(payload)
         else:
             level = codec.loudness(pcm)
-            self._listen(level)
+            self._listen(level, len(payload))
         voiced = self._detector.hear(level)
         return self._from.feed(pcm) if self._from else pcm, voiced
 
-    def _listen(self, level):
+    def _listen(self, level, size):
         """Take the level of a packet as it comes: a voice need not wait to be played."""
-        self._loud = self._loud + 1 if self._detector.is_loud(level) else 0
-        if self._loud >= BARGE_IN and self._speech.by_voice:
-            self.clear()
+        self._loud = self._loud + size if self._detector.is_loud(level) else 0
+        if self._loud >= BARGE_IN:
+            with self.lock:
+                if self._speech.by_voice:
+                    self.clear()
 
     def _next(self, sending):
         """Return the next 20 ms of what is to be said, None for nothing."""
@@ -155,9 +160,10 @@ class Conversation:
             self._paused = True
             self.session.skip(FRAME)
             return
-        if frame is None and self._silence:
+        if frame is None and self._silence and not self._tail:
             payload = self._silence
         else:
+            self._tail = frame is not None and self._to is not None  # what a resampler holds
             frame = frame or bytes(self.size)
             payload = self._encode(self._to.feed(frame) if self._to else frame)
         self.session.send(payload, FRAME, marker=self._paused)
@@ -188,27 +194,48 @@ class Conversation:
             self._out.clear()
             self.changed.notify_all()
             self._more.notify_all()
-            self.record(None)
+            for recorder in self._recorders.values():
+                recorder.close()
+            self._recorders.clear()
 
     # the bot's thread
 
     def begin(self, rate):
         """Get ready to tick. rate: Hz of all PCM here, whatever the codec."""
         self.rate, self.size = rate, rate // 50 * 2
-        self.session.unblock()
 
-    def record(self, recorder):
-        """Write both sides to a Recorder from now on; to the one before no more."""
+    def record(self, name, recorder):
+        """Let a Recorder, or None, take the place of the one of that name; return that."""
         with self.lock:
-            self._recorder, before = None if self.ended else recorder, self._recorder
+            before = self._recorders.pop(name, None)
+            if recorder and self.ended:
+                recorder.close()
+            elif recorder:
+                self._recorders[name] = recorder
         if before:
             before.close()
-        if recorder and self.ended:
-            recorder.close()
+        return before
+
+    @contextlib.contextmanager
+    def turn(self):
+        """Wait for the turn to say something. Raises RuntimeError for one who has it already."""
+        me = threading.current_thread()
+        with self.lock:
+            if self._speaker is me:
+                raise RuntimeError("what is given to say() can't say something itself")
+            while self._speaker and not self.ended:
+                self.changed.wait()
+            self._speaker = me
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._speaker = None
+                self.changed.notify_all()
 
     def play(self, chunks, barge_in):
         """Say chunks of PCM; return the seconds sent, when all is sent or it was cut short."""
-        with self._turn:
+        with self.turn():
             with self.lock:
                 self._speech = speech = Speech(barge_in)
                 speech.stopped = ((speech.by_keys and self._fresh)
@@ -256,10 +283,12 @@ class Conversation:
             events.append((None, 0, False))  # a pause of 60 ms, with the two repeats of the end
         if self.session.flow.events is None:
             raise ValueError("telephone-event was not negotiated")
-        with self._turn, self.lock:
+        with self.turn(), self.lock:
             self._events.extend(events)
             while self._events and not self.ended:
                 self.changed.wait()
+        if self.session.flow.events is None:
+            raise ValueError("telephone-event is not agreed any more")
 
     def has_key(self):
         return len(self._keys) > 0

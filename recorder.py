@@ -87,13 +87,6 @@ def as_pcm(kind, width, data):
     return bytes(pcm)
 
 
-def finish(seconds):
-    """Wait so long for each recording that was closed to be complete, before the process ends."""
-    for thread in threading.enumerate():
-        if thread.name == NAME:
-            thread.join(seconds)
-
-
 class Recorder:
     """Writes both sides of a call, in step, from a thread of its own, as disks may block.
 

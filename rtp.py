@@ -28,6 +28,7 @@ MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
+FRESH = 0.020  # seconds
 WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
 
@@ -309,6 +310,7 @@ class RTPSession:
 
         codec: its name. Does not wait.
         """
+        now = time.time()
         for _ in range(50):  # more in 20 ms would be a flood
             try:
                 if sys.platform == "linux":
@@ -319,13 +321,16 @@ class RTPSession:
                 continue  # an ICMP error of an earlier packet
             except OSError:
                 return
-            size = self._take(buffer, size, source, arrival_of(ancillary) or self._clock())
+            came = arrival_of(ancillary)
+            size = self._take(buffer, size, source, came or self._clock())
             if size:
                 second, _, timestamp, ssrc = self._header
                 flow, kind = self.flow, second & 127
                 name = flow.codec if kind == flow.audio else flow.others.get(kind)
                 if name and ssrc != self.ssrc:
                     yield name, ssrc, timestamp, bytes(buffer[12:size])
+                if came and now - came < FRESH:
+                    return  # it has just come: no other waits, or not for long
 
     def _take(self, buffer, size, source, arrival):
         """Return the size of the packet in buffer if it is the call's, else 0; arrival: seconds."""

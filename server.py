@@ -288,6 +288,15 @@ def ping(settings):
     return False
 
 
+def wait_for_threads(seconds):
+    """Give bots and recordings so long to come to their ends; then the process ends them."""
+    end = time.monotonic() + seconds
+    for name in ("bot-", recorder.NAME):
+        for thread in threading.enumerate():
+            if thread.name.startswith(name):
+                thread.join(max(0.0, end - time.monotonic()))
+
+
 def choose_bot(settings):
     """Return the function that serves calls, None for the plain echo. Raises ConfigError."""
     if settings.bot:
@@ -341,7 +350,7 @@ def main(function=None, argv=()):
              host_port(settings.bind_ip, server.port), host_port(here, server.port),
              f"; served by {function.__module__}:{function.__name__}" if function else "")
     server.serve_forever()
-    recorder.finish(STOP_SECONDS)
+    wait_for_threads(STOP_SECONDS)
     log.info("stopped")
 
 

@@ -52,6 +52,9 @@ class Media:
         else:
             self.started += 1
 
+    def unblock(self):
+        pass
+
     def stop(self):
         self.stopped += 1
 

@@ -165,9 +165,12 @@ class Answering(BotCase):
         def broken(call):
             raise ZeroDivisionError
 
+        def cancelled(call):
+            raise GeneratorExit  # as asyncio's CancelledError, no Exception
+
         for function, status in ((lambda call: None, 480), (lambda call: call._check(False), 480),
                                  (bot.Call.on_end, 480), (lambda call: sys.exit(1), 500),
-                                 (broken, 500)):
+                                 (broken, 500), (cancelled, 500)):
             with self.assertLogs("bot", "DEBUG") as logged:
                 bot.log.debug("so that there is a line")
                 self.call.run(function)
@@ -246,6 +249,21 @@ class Hearing(BotCase):
         self.assertLess(next(self.call.utterances(silence=0.3)).end, 1.9)
         self.assertLess(self.ticks, 101)
 
+    def test_what_is_said_when_the_caller_hangs_up_is_one_too(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30)
+        self.at_tick[85] = self.call.on_end
+        utterance, = self.call.utterances()
+        self.assertIn(coded(SPEECH) * 28, utterance.pcm)
+
+    def test_what_was_said_before_and_after_a_long_absence_is_not_one(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 90)
+        self.assertEqual(list(self.call.utterances(silence=2, timeout=1.5)), [])
+        self.tick(3000)
+        self.hear(*[SPEECH] * 30, *[QUIET] * 60)
+        utterances = self.call.utterances()
+        self.assertLess(next(utterances).end, 3)
+        self.assertGreater(next(utterances).start, 62)
+
     def test_nobody_who_speaks_for_so_long_ends_the_iterator(self):
         self.hear(*[QUIET] * 20, *[SPEECH] * 30, *[QUIET] * 60)
         self.call.say(QUIET * 400)  # what was heard meanwhile is no waiting
@@ -320,6 +338,29 @@ class Speaking(BotCase):
             self.call.say(SPEECH, rate=0)
         self.assertEqual(self.call.say(memoryview(SPEECH)), 0.02)
 
+    def test_what_is_given_to_say_cannot_say_something_itself(self):
+        def chunks(method):
+            yield SPEECH
+            method()
+
+        for method in (lambda: self.call.say(SPEECH), lambda: self.call.send_digits("1")):
+            with self.assertRaises(RuntimeError):
+                self.call.say(chunks(method))
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+
+    def test_who_waits_for_a_turn_is_freed_by_the_end_of_the_call(self):
+        self.call._audio._speaker = threading.Thread()
+        self.at_tick[3] = self.call.on_end
+        with self.assertRaises(bot.CallEnded):
+            self.call.say(SPEECH)
+
+    def test_nothing_of_what_was_said_is_left_in_a_resampler(self):
+        self.make(rate=16000)
+        self.call.say(codec.resample(SPEECH * 5, 8000, 16000) + b"\x40\x1f" * 320)
+        self.tick(3)
+        self.call.say(bytes(640))
+        self.assertEqual({payload for payload, *_ in self.sent[-3:]}, {codec.encode_pcma(QUIET)})
+
     def test_an_iterator_that_raises_leaves_nothing_behind(self):
         def chunks():
             yield SPEECH * 5
@@ -349,6 +390,11 @@ class Speaking(BotCase):
         self.hear(*[QUIET] * 10, *[SPEECH] * 3)
         self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.22)
         self.assertEqual(self.said(), coded(SPEECH * 11 + QUIET))
+
+    def test_twenty_ms_are_a_click_in_packets_of_ten_too(self):
+        half = codec.encode_pcma(SPEECH)[:80]
+        self.session.coming = [[]] * 10 + [[("PCMA", 7, 160, half), ("PCMA", 7, 240, half)]]
+        self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 1.0)
 
     def test_one_loud_frame_is_a_click(self):
         self.hear(*[QUIET] * 10, SPEECH, *[QUIET] * 10, SPEECH)
@@ -431,8 +477,10 @@ class Speaking(BotCase):
 
     def test_keys_that_are_not_taken_any_more_are_dropped(self):
         self.at_tick[3] = lambda: setattr(self.session, "flow", flow(events=None))
-        self.call.send_digits("1")
+        with self.assertRaises(ValueError):
+            self.call.send_digits("1")
         self.assertEqual([event for _, _, event in self.sent], [True, True, False])
+        self.assertEqual(self.session.units, 9 * 160)  # the timestamp is not used again
 
     def test_the_first_packet_after_a_hold_has_the_marker(self):
         for sending in (False, True, True):
@@ -589,7 +637,7 @@ class Recording(BotCase):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "call.wav")
             self.call.record(path)
-            self.recorder = self.call._audio._recorder
+            self.recorder, = self.call._audio._recorders.values()
             self.hear(QUIET, SPEECH, QUIET)
             self.call.say(SPEECH)
             self.tick(2)
@@ -600,7 +648,7 @@ class Recording(BotCase):
     def test_with_record_dir_every_call_has_a_file(self):
         with tempfile.TemporaryDirectory() as folder:
             self.make(RECORD_DIR=folder)
-            self.recorder = self.call._audio._recorder
+            self.recorder, = self.call._audio._recorders.values()
             self.tick(2)
             name, = os.listdir(folder)
             self.assertRegex(name, r"^\d{8}-\d{6}-4711-20000\.wav$")
@@ -610,11 +658,24 @@ class Recording(BotCase):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "call.wav")
             self.call.record(path)
-            self.recorder = self.call._audio._recorder
+            self.recorder, = self.call._audio._recorders.values()
             self.tick(2)
             self.call.record(None)
             self.tick(2)
+            self.assertFalse(self.recorder.thread.is_alive())
             self.assertEqual(len(self.read(path)[0]), 640)
+
+    def test_one_of_the_bots_own_goes_on_beside_that_of_the_whole_call(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.make(RECORD_DIR=folder)
+            self.recorder, = self.call._audio._recorders.values()
+            self.tick(2)
+            self.call.record(os.path.join(folder, "own.wav"))
+            self.tick(3)
+            self.call.record(None)
+            self.tick(1)
+            self.assertEqual(len(self.read(self.recorder.path)[0]), 6 * 320)
+            self.assertEqual(len(self.read(os.path.join(folder, "own.wav"))[0]), 3 * 320)
 
     def test_where_none_can_be_written_the_call_goes_on(self):
         with tempfile.TemporaryDirectory() as folder:

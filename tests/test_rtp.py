@@ -3,6 +3,7 @@
 import errno
 import socket
 import struct
+import sys
 import threading
 import time
 import unittest
@@ -277,6 +278,16 @@ class Waiting(OnSockets):
                        b"no RTP", packet(3, 480, b"cn", 13), packet(4, 640, b"u" * 80, 0)),
             [("PCMA", 7, 160, b"a" * 160), ("PCMU", 7, 640, b"u" * 80)])
         self.assertEqual(keys, ["7"])
+
+    @unittest.skipUnless(sys.platform == "linux", "the kernel tells when a packet came")
+    def test_a_packet_that_has_just_come_is_taken_as_the_last(self):
+        for sequence in (1, 2):
+            self.caller.sendto(packet(sequence), (A, self.session.port))
+        taken = []
+        deadline = time.monotonic() + 5
+        while len(taken) < 2 and time.monotonic() < deadline:
+            taken.append(len(list(self.session.waiting(self.buffer))))
+        self.assertEqual(sum(taken), 2)
 
     def test_what_is_sent_is_numbered_and_timed(self):
         self.session.send(b"a" * 160, 160, marker=True)
