@@ -1,7 +1,7 @@
 """The calls: where the dialog of each meets its media and its bot, and nowhere else.
 
 All of it runs in the SIP thread; a bot's thread and the RTP threads reach it by `call_soon`.
-Imports: bot, net, pacer, rtcp, rtp, sdp, sip_dialog, sip_message, sip_methods,
+Imports: bot, net, rtcp, rtp, rtp_thread, sdp, sip_dialog, sip_message, sip_methods,
 sip_session_timer, sip_transaction (its timers), sip_utils.
 """
 
@@ -15,7 +15,7 @@ import rtp
 import sdp
 from bot import Call as BotCall
 from net import host_port, local_address
-from pacer import Pacer
+from rtp_thread import RTPThread
 from sip_dialog import Call, CallTable
 from sip_message import SIPError
 from sip_methods import send_2xx, send_ringing
@@ -37,7 +37,8 @@ class Calls(CallTable):
     def __init__(self, server, bot=None):
         super().__init__()
         self._server, self._config, self._bot = server, server.config, bot
-        self._pacer = Pacer()
+        self._own = []  # an RTPThread each for the first calls
+        self._shared, self._bots = RTPThread(), RTPThread()  # for echoes beyond, and for all bots
         self._next_rtp_port = None
 
     # Setting up
@@ -91,12 +92,15 @@ class Calls(CallTable):
         self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
         return session
 
-    def answer(self, call, body, serve=None):
-        """Answer a new call with 200, its media served by the echo or what serve() starts.
+    def answer(self, call, body, tick=None):
+        """Answer a new call with 200, its media served by tick() every 20 ms, or by the echo.
 
         Raises RuntimeError where there is no thread for them.
         """
-        call.media.start(serve)
+        if tick:
+            call.media.start(self._bots, tick)
+        else:
+            call.media.start(self._thread())
         server = self._server
         call.began = server.clock()
         source, flow = call.invite.source, call.media.flow
@@ -110,6 +114,16 @@ class Calls(CallTable):
         if self._config.rtp_timeout:
             self.watch(call, 0, call.began)
         self.report_later(call)
+
+    def _thread(self):
+        """Return the RTPThread of a new echo: one of its own, or beyond RTP_THREADS the shared."""
+        for thread in self._own:
+            if not len(thread):
+                return thread
+        if len(self._own) == self._config.rtp_threads:
+            return self._shared
+        self._own.append(RTPThread())
+        return self._own[-1]
 
     # A bot's call. What the bot asks for comes by `call_soon`, maybe too late
 
@@ -147,14 +161,10 @@ class Calls(CallTable):
         if call.state != "proceeding":
             return
         try:
-            self.answer(call, call.body, lambda: self._serve_bot(call))
+            self.answer(call, call.body, call.bot.tick)
         except RuntimeError as error:
             log.warning("no RTP thread: %s", error)
             self.refuse(call, 486, "no thread")
-
-    def _serve_bot(self, call):
-        call.media.unblock()
-        self._pacer.add(call.bot.tick)
 
     def bot_refuse(self, call, status):
         if call.state == "proceeding":

@@ -70,6 +70,8 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
+    ("RTP_THREADS", "64", number(0, 999),
+     "echoed calls with an RTP thread of their own; those beyond share one"),
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
      "seconds without RTP until a call that is not held is ended; 0 is never"),
@@ -91,6 +93,7 @@ class Config(NamedTuple):
     sip_port: int
     rtp_port_start: int
     rtp_port_end: int
+    rtp_threads: int
     max_calls: int
     rtp_timeout: int  # seconds
     bot: str

@@ -2,7 +2,7 @@
 
 RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
 (`stop`), the RTP thread does all the rest and closes the socket.  Imports: dtmf, net,
-rtcp, sdp (to read the description `rtp_echo_server` is given).
+rtcp, rtp_thread, sdp (to read the description `rtp_echo_server` is given).
 """
 
 import errno
@@ -19,17 +19,16 @@ from typing import NamedTuple
 import dtmf
 import rtcp
 import sdp
-from net import DSCP_RTP, host_port, open_socket, set_dscp, wake_every
+from net import DSCP_RTP, host_port, open_socket, set_dscp
+from rtp_thread import IDLE, MAX_PACKET, RTPThread
 
 log = logging.getLogger(__name__)
 
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
-MAX_PACKET = 2048  # bytes
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 FRESH = 0.020  # seconds
-WAKE_SECONDS = 0.5  # how often a silent session looks whether it is to stop
 
 
 class RTPPacket(NamedTuple):
@@ -82,7 +81,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
         for port in itertools.chain(ports[skip:], ports[:skip]):
             try:
                 sock.bind((ip, port))
-                wake_every(sock, WAKE_SECONDS)
+                sock.setblocking(False)
                 set_dscp(sock, DSCP_RTP)
                 return sock
             except OSError as error:
@@ -104,7 +103,6 @@ def open_rtp_session(ip, start, end, first, peer_ip):
     try:
         if port <= end:
             rtcp_sock = open_rtp_socket(ip, port)
-            rtcp_sock.setblocking(False)
             if sys.platform == "linux":
                 rtcp_sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
     except OSError as error:
@@ -156,7 +154,7 @@ class RTPSession:
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
     unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_key(key): for each key
-    pressed. Received by one thread: in `echo`, which blocks, or by `waiting`, which does not.
+    pressed. One thread receives, and does not block: in `echo`, or by `waiting`.
     """
 
     def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
@@ -170,7 +168,7 @@ class RTPSession:
         self.on_key = None
         self._events = dtmf.EventReader()
         self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
-        self._sent = 0, 0.0  # a timestamp that was sent, and when it was first, by our clock
+        self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
         self._counted = None  # the Flow whose packets are being counted
         self._introduced = False  # some report has been sent
         self._reported = 0, 0  # (packets in, packets out) at the last report
@@ -178,10 +176,9 @@ class RTPSession:
         self._header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
-        self._thread, self._served = None, False  # by a thread, which closes the socket
+        self._served = False  # by a thread, which closes the socket
         self._warned = False
-        self._heard = None  # (SSRC, sequence) of the last packet echoed
-        self._shift = 0  # from the caller's timestamps to ours
+        self._echoed, self._shift = None, 0  # an SSRC, and from its timestamps to ours
 
     @property
     def packets_in(self):
@@ -194,16 +191,17 @@ class RTPSession:
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
 
-    def start(self, serve=None):
-        """Be served by what serve() starts, else by the echo in a thread of its own.
+    def start(self, thread, tick=None):
+        """Be served by an RTPThread: by tick, called every 20 ms, or else by the echo.
 
-        Whoever serves closes the socket at the end. Raises RuntimeError if there is no thread.
+        The socket is closed there at the end. Raises RuntimeError if no thread can be had.
         """
-        if serve:
-            serve()
+        if tick:
+            if sys.platform == "linux":
+                self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+            thread.tick(tick)
         else:
-            self._thread = threading.Thread(target=self.run, daemon=True, name=f"rtp-{self.port}")
-            self._thread.start()
+            thread.read(self.sock, self.echo)
         self._served = True
 
     def stop(self):
@@ -216,11 +214,11 @@ class RTPSession:
             self._rtcp = None
         if not self._served:
             self.sock.close()
-        elif self._thread:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # Linux wakes the reader of an unconnected socket all the same
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # Linux wakes who polls an unconnected socket all the same
 
     def report(self, now):
         """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
@@ -231,7 +229,7 @@ class RTPSession:
         sender = block = None
         if packets[1] > self._reported[1]:
             timestamp, when = self._sent
-            timestamp += int((self._clock() - when) * 8000)
+            timestamp += int(self._clock() * 8000) - when
             sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets[1],
                       self.octets_out & 0xFFFFFFFF)
         if packets[0] > self._reported[0] and self.received.ssrc is not None:
@@ -275,36 +273,6 @@ class RTPSession:
 
     # RTP thread
 
-    def run(self):
-        """Echo, and close the socket at the end of the call."""
-        try:
-            self.echo()
-        except Exception:
-            log.exception("the echo on port %d failed", self.port)
-        finally:
-            self.sock.close()
-
-    def receive_into(self, buffer):
-        """Fill buffer with the call's next packet; return its size in bytes, 0 at the end.
-
-        Padding, header extension and CSRCs are gone from it: the payload begins at byte 12.
-        """
-        while not self.stop_event.is_set():
-            try:
-                size, source = self.sock.recvfrom_into(buffer)
-            except (BlockingIOError, socket.timeout, ConnectionError):
-                continue  # nothing for WAKE_SECONDS, or an ICMP error of an earlier packet
-            size = self._take(buffer, size, source, self._clock())
-            if size:
-                return size
-        return 0
-
-    def unblock(self):
-        """Make `waiting` the way to receive."""
-        self.sock.setblocking(False)
-        if sys.platform == "linux":
-            self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
-
     def waiting(self, buffer):
         """Yield (codec, SSRC, timestamp, payload) of each packet of audio that has come.
 
@@ -322,7 +290,7 @@ class RTPSession:
             except OSError:
                 return
             came = arrival_of(ancillary)
-            size = self._take(buffer, size, source, came or self._clock())
+            size = self._take(buffer, size, source, int((came or self._clock()) * 8000))
             if size:
                 second, _, timestamp, ssrc = self._header
                 flow, kind = self.flow, second & 127
@@ -333,7 +301,10 @@ class RTPSession:
                     return  # it has just come: no other waits, or not for long
 
     def _take(self, buffer, size, source, arrival):
-        """Return the size of the packet in buffer if it is the call's, else 0; arrival: seconds."""
+        """Return the size of the packet in buffer if it is the call's, else 0.
+
+        arrival: by some clock, in timestamp units.
+        """
         flow = self.flow
         if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
             return 0  # not RTP, or cut
@@ -352,7 +323,7 @@ class RTPSession:
             self.received.begin_anew()
         kind = second & 127
         self.received.count(ssrc, sequence, timestamp, size - 12,
-                            int(arrival * 8000) if kind == flow.audio else None)
+                            arrival if kind == flow.audio else None)
         if kind not in flow.formats or not flow.receiving:
             return 0  # comfort noise, or not negotiated
         self._header = second, sequence, timestamp, ssrc
@@ -381,15 +352,19 @@ class RTPSession:
         kind = flow.formats.get(flow.events if event else flow.audio)
         if kind is not None:
             self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
-                                    marker).serialize(), self.timestamp)
+                                    marker).serialize(), self.timestamp,
+                          int(self._clock() * 8000))
         self.skip(units)
 
     def skip(self, units):
         """Let the timestamp go on where nothing is sent."""
         self.timestamp = self.timestamp + units & 0xFFFFFFFF
 
-    def transmit(self, data, timestamp):
-        """Send the bytes of a packet numbered with `sequence`, unless the call is held."""
+    def transmit(self, data, timestamp, now):
+        """Send the bytes of a packet numbered with `sequence`, unless the call is held.
+
+        now: by our clock, in timestamp units.
+        """
         flow = self.flow
         if not flow.sending:
             return
@@ -400,35 +375,41 @@ class RTPSession:
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         if timestamp != self._sent[0]:
-            self._sent = timestamp, self._clock()
+            self._sent = timestamp, now
         self.packets_out += 1
         self.octets_out += len(data) - 12
 
-    def echo(self):
-        """Send back what comes until the call ends.
+    def echo(self, view, now):
+        """Send a packet that has come back; return False once the call has ended.
 
-        SSRC and sequence numbers are our own (RFC 3550 8.2: mirrored ones are a loop); payload,
-        marker and timestamp steps stay.
+        view: room for it. now: by our clock, in timestamp units. SSRC and sequence numbers are our
+        own (RFC 3550 8.2: mirrored ones are a loop); payload, marker and timestamp steps stay.
         """
-        buffer = bytearray(MAX_PACKET)
-        view = memoryview(buffer)
-        pack = HEADER.pack_into
-        while True:
-            size = self.receive_into(buffer)
+        try:
+            size, source = self.sock.recvfrom_into(view)
+        except OSError:  # nothing was there, or an ICMP error of an earlier packet
+            return not self.stop_event.is_set()
+        flow = self.flow
+        first, second, sequence, timestamp, ssrc = HEADER.unpack_from(view)
+        # nearly always the next packet of the source before, with nothing that is special
+        if (source != flow.source or first != 0x80 or second != flow.audio or size < 13
+                or size == MAX_PACKET or not flow.receiving
+                or not self.received.follow(ssrc, sequence, timestamp, size - 12, now)):
+            last = self.received.ssrc, self.received.last
+            size = self._take(view, size, source, now)
             if not size:
-                return
+                return not self.stop_event.is_set()
             second, sequence, timestamp, ssrc = self._header
-            heard = ssrc, sequence
-            if heard == self._heard or ssrc == self.ssrc:
-                continue  # a repeat, or our own packet looped back
-            if self._heard is None or self._heard[0] != ssrc:
-                self._shift = self.timestamp - timestamp  # a new source: ours goes on
-            self._heard = heard
-            ours = timestamp + self._shift & 0xFFFFFFFF
-            self.timestamp = ours + FRAME & 0xFFFFFFFF
-            out_type = self.flow.formats.get(second & 127, second & 127)
-            pack(buffer, 0, 0x80, second & 128 | out_type, self.sequence, ours, self.ssrc)
-            self.transmit(view[:size], ours)
+            if (ssrc, sequence) == last or ssrc == self.ssrc:
+                return True  # a repeat, or our own packet looped back
+            if self._echoed != ssrc:
+                self._shift, self._echoed = self.timestamp - timestamp, ssrc  # ours goes on
+        ours = timestamp + self._shift & 0xFFFFFFFF
+        self.timestamp = ours + FRAME & 0xFFFFFFFF
+        kind = flow.formats.get(second & 127, second & 127)
+        HEADER.pack_into(view, 0, 0x80, second & 128 | kind, self.sequence, ours, self.ssrc)
+        self.transmit(view[:size], ours, now)
+        return True
 
 
 def _strip(buffer, size):
@@ -450,4 +431,9 @@ def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     agreement = sdp.LocalSession(server_ip, rtp_port).answer(remote_sdp)[1]
     session = RTPSession(open_rtp_socket(server_ip, rtp_port), stop_event=stop_event)
     session.update(agreement)
-    session.run()
+    thread = RTPThread()
+    session.start(thread)
+    stop_event.wait()
+    session.stop()
+    while thread.thread:
+        thread.thread.join(IDLE)

@@ -46,14 +46,11 @@ class Media:
         self.flow = Flow(agreement)
         self.flows.append(self.flow)
 
-    def start(self, serve=None):
-        if serve:
-            serve()
+    def start(self, thread, tick=None):
+        if tick:
+            thread.tick(tick)
         else:
             self.started += 1
-
-    def unblock(self):
-        pass
 
     def stop(self):
         self.stopped += 1

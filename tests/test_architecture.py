@@ -8,15 +8,16 @@ import unittest
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
     "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "jitter": "", "net": "",
-    "pacer": "", "recorder": "codec", "sip_utils": "", "vad": "",
+    "recorder": "codec", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
-    "rtcp": "", "sdp": "codec", "rtp": "dtmf net rtcp sdp", "sip_tcp": "net",
+    "rtcp": "", "rtp_thread": "", "sdp": "codec", "rtp": "dtmf net rtcp rtp_thread sdp",
+    "sip_tcp": "net",
     "conversation": "codec dtmf jitter vad", "bot": "codec config conversation recorder vad",
     "sip_dialog": "dtmf sip_response sip_transaction sip_utils",
     "sip_session_timer": "sip_message sip_utils",
     "sip_methods": "dtmf sip_dialog sip_message sip_response sip_session_timer sip_transaction "
                    "sip_utils",
-    "calls": "bot net pacer rtcp rtp sdp sip_dialog sip_message sip_methods sip_session_timer "
+    "calls": "bot net rtcp rtp rtp_thread sdp sip_dialog sip_message sip_methods sip_session_timer "
              "sip_transaction sip_utils",
     "server": "bot calls config net recorder sip_dialog sip_message sip_methods sip_response "
               "sip_tcp sip_transaction sip_utils",

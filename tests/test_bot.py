@@ -44,9 +44,6 @@ class Session:
         self.sock = types.SimpleNamespace(close=lambda: self.sent.append("closed"))
         self.coming, self.sent, self.units = [], [], 0
 
-    def unblock(self):
-        pass
-
     def waiting(self, buffer):
         return self.coming.pop(0) if self.coming else []
 

@@ -13,7 +13,7 @@ class BotCase(unittest.TestCase):
         self.server, self.calls = self.trunk.server, self.trunk.server.calls
         self.started, self.paced, self.told = [], [], []
         self.calls.start_bot = self.started.append
-        self.calls._pacer.add = self.paced.append
+        self.calls._bots.tick = self.paced.append
 
     def invite(self, **parts):
         """Deliver an INVITE; return the call, which its bot has not answered."""
@@ -150,7 +150,7 @@ class BeforeTheAnswer(BotCase):
             answers = self.trunk.say("INVITE", body=OFFER, call_id="other")
         self.assertEqual((statuses(answers), len(self.calls)), ([100, 486], 0))
         self.calls.start_bot = self.started.append
-        self.calls._pacer.add = fail
+        self.calls._bots.tick = fail
         self.invite()
         with self.assertLogs("calls", "WARNING"):
             self.assertEqual(statuses(self.do("accept")), [486])

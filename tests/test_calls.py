@@ -360,7 +360,7 @@ class Limits(unittest.TestCase):
 
         def without_thread(peer_ip):
             media = make(peer_ip)
-            media.start = lambda serve: (_ for _ in ()).throw(RuntimeError("can't start"))
+            media.start = lambda thread: (_ for _ in ()).throw(RuntimeError("can't start"))
             return media
 
         trunk.server.calls.open_media = without_thread

@@ -4,6 +4,7 @@ import socket
 import unittest
 
 from rtp import RTPPacket, RTPSession, open_rtp_socket
+from rtp_thread import RTPThread
 from sdp import Agreement
 from sip_message import SIPMessage
 from tests.support import OFFER, Trunk, statuses
@@ -112,7 +113,7 @@ class Loopback(unittest.TestCase):
             session = RTPSession(open_rtp_socket("::1", 45000, 45998), "::1")
             self.addCleanup(session.stop)
             session.update(Agreement(caller.getsockname()[:2], {8: 8}, True, True, "PCMA"))
-            session.start()
+            session.start(RTPThread())
             caller.sendto(RTPPacket(8, 1, 2, 3, b"voice").serialize(), ("::1", session.port))
             self.assertEqual(RTPPacket.parse(caller.recv(2048)).payload, b"voice")
 

@@ -6,12 +6,14 @@ import struct
 import sys
 import threading
 import time
+import types
 import unittest
 
 import dtmf
 import rtcp
 import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
+from rtp_thread import RTPThread
 from sdp import Agreement
 
 A = "127.0.0.1"  # where the description says the caller is
@@ -20,6 +22,13 @@ PCMA = {8: 8, 101: 101}
 
 def packet(sequence, timestamp=0, payload=b"\xd5" * 160, payload_type=8, ssrc=7, marker=False):
     return RTPPacket(payload_type, sequence, timestamp, ssrc, payload, marker).serialize()
+
+
+def wait_for_end(served):
+    """Wait until an RTPThread has nothing left to serve."""
+    thread = served.thread
+    if thread:
+        thread.join(5)
 
 
 class Packets(unittest.TestCase):
@@ -87,7 +96,8 @@ class Echo(OnSockets):
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port
         self.update()
-        self.session.start()
+        self.thread = RTPThread()
+        self.session.start(self.thread)
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
         self.session.update(Agreement(remote or self.caller.getsockname(), formats, sending,
@@ -111,7 +121,7 @@ class Echo(OnSockets):
     def counted(self):
         """End the session; return its (packets in, packets out)."""
         self.session.stop()
-        self.session._thread.join(5)
+        wait_for_end(self.thread)
         return self.session.packets_in, self.session.packets_out
 
     def assert_next_heard(self, payload, **parts):
@@ -242,8 +252,8 @@ class Echo(OnSockets):
 
     def test_stop_frees_the_port_and_ends_the_thread(self):
         self.session.stop()
-        self.session._thread.join(1.0)
-        self.assertFalse(self.session._thread.is_alive())
+        wait_for_end(self.thread)
+        self.assertIsNone(self.thread.thread)
         with open_rtp_socket(A, self.session.port):
             pass
 
@@ -257,7 +267,7 @@ class Waiting(OnSockets):
         self.addCleanup(self.session.sock.close)
         self.session.update(Agreement(self.caller.getsockname(), {8: 97, 0: 0, 101: 96}, True,
                                       True, "PCMA", events=101, others={0: "PCMU"}))
-        self.session.unblock()
+        self.session.start(types.SimpleNamespace(tick=lambda function: None), tick=print)
         self.buffer = bytearray(2048)
 
     def heard(self, *packets):
@@ -308,11 +318,11 @@ class Waiting(OnSockets):
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"a")
 
     def test_one_that_nobody_serves_yet_closes_its_socket_itself(self):
-        self.session.stop()
-        self.assertEqual(self.session.sock.fileno(), -1)
+        session = RTPSession(open_rtp_socket(A, 41000, 41998))
+        session.stop()
+        self.assertEqual(session.sock.fileno(), -1)
 
     def test_a_stop_leaves_the_socket_to_the_one_that_ticks(self):
-        self.session.start(lambda: None)
         self.session.stop()
         self.session.send(b"last", 160)
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"last")
@@ -328,7 +338,8 @@ class Reports(OnSockets):
         self.at = A, self.session.port + 1
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
                                       self.rtcp.getsockname()))
-        self.session.start()
+        self.thread = RTPThread()
+        self.session.start(self.thread)
 
     def talk(self, *sequences):
         for sequence in sequences:
@@ -390,7 +401,7 @@ class Reports(OnSockets):
         self.report()
         self.session.stop()
         self.assertEqual(self.rtcp.recv(2048)[-8:-4], b"\x81\xcb\0\1")
-        self.session._thread.join(5)
+        wait_for_end(self.thread)
         for port in (self.session.port, self.session.port + 1):
             with open_rtp_socket(A, port):
                 pass

@@ -1,0 +1,132 @@
+"""The RTP thread: it serves the calls given to it, one or many.
+
+A call is served by a function, called when a packet has come for it (`read`) or every 20 ms on
+absolute deadlines (`tick`), for as long as it returns True.  Imports: standard library only.
+"""
+
+import heapq
+import itertools
+import logging
+import select
+import selectors
+import threading
+import time
+
+log = logging.getLogger(__name__)
+
+TICK = 0.020  # seconds
+BEHIND = 0.2  # seconds: what a stopped machine missed beyond that is not made up for
+IDLE = 0.5  # seconds without a packet until every call is asked whether it goes on
+MAX_PACKET = 2048  # bytes
+
+
+class RTPThread:
+    """One thread, there while it has calls to serve.
+
+    clock, sleep: seconds, as in `time`. Functions may be given to it by any thread.
+    """
+
+    def __init__(self, clock=time.monotonic, sleep=time.sleep):
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._readers, self._poll = {}, None  # file descriptor: (socket, function)
+        self._due = []  # a heap of (when, number, function)
+        self._numbers = itertools.count()
+        self.thread = None  # while there is one
+
+    def __len__(self):
+        return len(self._readers) + len(self._due)
+
+    def read(self, sock, take):
+        """Call take(view, now) when a packet has come, until it returns False; then close sock.
+
+        sock: does not block. view: room for a packet, good during the call; now: by the clock, in
+        units of 1/8000 s. Raises RuntimeError if no thread can be had.
+        """
+        with self._lock:
+            self._start()
+            self._poll = self._poll or make_poll()
+            self._readers[sock.fileno()] = sock, take
+            self._poll.register(sock.fileno(), selectors.EVENT_READ)  # EPOLLIN is the same
+
+    def tick(self, function):
+        """Call function() every 20 ms until it returns False. Raises RuntimeError as above."""
+        with self._lock:
+            self._start()
+            heapq.heappush(self._due, (self._clock() + TICK, next(self._numbers), function))
+
+    def _start(self):
+        if self.thread is None:
+            thread = threading.Thread(target=self.run, daemon=True, name="rtp")
+            thread.start()  # it waits for the lock
+            self.thread = thread
+
+    def run(self):
+        """Serve until nothing is left to be served."""
+        view = memoryview(bytearray(MAX_PACKET))
+        while True:
+            with self._lock:
+                if not self._due and not self._readers:
+                    if self._poll:
+                        self._poll.close()
+                    self._poll = self.thread = None
+                    return
+            wait = min(IDLE, self._run_due())
+            if not self._readers:
+                self._sleep(wait)  # more exact than a poll
+                continue
+            ready = self._poll.poll(wait)
+            now = int(self._clock() * 8000)
+            for fd, _ in ready:
+                self._read(fd, view, now)
+            if not ready and wait == IDLE:
+                for fd in list(self._readers):
+                    self._read(fd, view, now)
+
+    def _read(self, fd, view, now):
+        sock, take = self._readers[fd]
+        if not self._call(take, view, now):
+            with self._lock:
+                self._poll.unregister(fd)
+                del self._readers[fd]
+            sock.close()
+
+    def _run_due(self):
+        """Call what is due; return the seconds until the next is."""
+        while self._due:
+            when, number, function = self._due[0]
+            now = self._clock()
+            if when > now:
+                return when - now
+            again = (max(when, now - BEHIND) + TICK, number, function)
+            goes_on = self._call(function)
+            with self._lock:
+                if goes_on:
+                    heapq.heapreplace(self._due, again)
+                else:
+                    heapq.heappop(self._due)
+        return IDLE
+
+    def _call(self, function, *args):
+        try:
+            return function(*args)
+        except Exception:
+            log.exception("a call's audio failed")
+            return False
+
+
+def make_poll():
+    """Return a poll object that another thread may register at: epoll, or what there is."""
+    return select.epoll() if hasattr(select, "epoll") else SelectorPoll()
+
+
+class SelectorPoll:
+    """The same by any selector; what is registered meanwhile is seen after a poll's timeout."""
+
+    def __init__(self):
+        self._selector = selectors.DefaultSelector()
+        self.register, self.unregister = self._selector.register, self._selector.unregister
+        self.close = self._selector.close
+
+    def poll(self, timeout):
+        return [(key.fd, mask) for key, mask in self._selector.select(timeout)]

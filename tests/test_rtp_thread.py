@@ -1,0 +1,180 @@
+"""The RTP thread, with a clock that is told the time and a sleep that passes it."""
+
+import socket
+import threading
+import unittest
+from unittest import mock
+
+import rtp_thread
+from rtp_thread import BEHIND, TICK, RTPThread
+
+
+class Time:
+    """Sleeps by going on; work(seconds) is what a tick takes."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Ticks(unittest.TestCase):
+    def setUp(self):
+        self.time, self.at = Time(), {}
+        self.served = RTPThread(self.time, self.time.sleep)
+        self.served.thread = threading.current_thread()  # the test's thread will
+
+    def add(self, name, times, work=0.0):
+        """Add a tick that takes so many seconds of work and ends after so many times."""
+        self.at[name] = []
+
+        def tick():
+            self.at[name].append(round(self.time.now - 100, 6))
+            self.time.now += work
+            return len(self.at[name]) < times
+
+        self.served.tick(tick)
+
+    def test_ticks_come_every_20_ms_whatever_their_work_takes(self):
+        self.add("one", 4, 0.003)
+        self.served.run()
+        self.assertEqual(self.at["one"], [0.020, 0.040, 0.060, 0.080])
+
+    def test_many_keep_their_own_phase(self):
+        self.add("one", 3, 0.001)
+        self.time.now += 0.007
+        self.add("two", 3, 0.001)
+        self.served.run()
+        self.assertEqual(self.at, {"one": [0.020, 0.040, 0.060], "two": [0.027, 0.047, 0.067]})
+
+    def test_what_was_missed_is_made_up_for_but_not_a_long_stop(self):
+        self.add("one", 4, 0.050)
+        self.served.run()
+        self.assertEqual(self.at["one"], [0.020, 0.070, 0.120, 0.170])  # due at 20, 40, 60, 80
+        self.served.thread = threading.current_thread()
+        self.add("two", 20)
+        self.time.now += 10
+        begun = self.time.now - 100
+        self.served.run()
+        late = [at for at in self.at["two"] if at <= begun + 1e-6]
+        self.assertAlmostEqual(len(late), 1 + BEHIND / TICK, delta=1)
+
+    def test_one_that_raises_is_served_no_more_and_the_others_are(self):
+        def broken():
+            raise ZeroDivisionError
+
+        self.served.tick(broken)
+        self.add("one", 3)
+        with self.assertLogs("rtp_thread", "ERROR") as logged:
+            self.served.run()
+        self.assertEqual((len(logged.records), len(self.at["one"])), (1, 3))
+
+    def test_the_thread_ends_with_the_last_and_begins_with_the_next(self):
+        pacer = RTPThread(sleep=lambda seconds: None, clock=self.time)
+        done = []
+        for _ in range(2):
+            self.time.now += 1
+            pacer.tick(lambda: done.append(1))
+            while pacer.thread:
+                self.time.now += TICK  # another thread's clock; nothing is waited for
+        self.assertEqual(done, [1, 1])
+
+
+class Readers(unittest.TestCase):
+    """On sockets of the loopback, with the poll of this system and with that of others."""
+
+    polls = (rtp_thread.make_poll, rtp_thread.SelectorPoll)
+
+    def setUp(self):
+        self.sender = self.open()
+
+    def open(self):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self.addCleanup(sock.close)
+        return sock
+
+    def reader(self, until):
+        """Return (socket, what it got, a function that takes it until it is `until`, an Event)."""
+        sock, got, over = self.open(), [], threading.Event()
+
+        def take(view, now):
+            try:
+                size = sock.recv_into(view)
+            except OSError:
+                return not over.is_set()
+            got.append(bytes(view[:size]))
+            return got[-1] != until
+
+        return sock, got, take, over
+
+    def each_poll(self):
+        for make in self.polls:
+            with mock.patch("rtp_thread.make_poll", make), self.subTest(make.__name__):
+                yield RTPThread()
+
+    def wait_for_end(self, served):
+        thread = served.thread
+        if thread:
+            thread.join(5)
+        self.assertIsNone(served.thread)
+        self.assertEqual(len(served), 0)
+
+    def test_many_are_served_and_each_socket_is_closed_with_its_end(self):
+        for served in self.each_poll():
+            readers = [self.reader(b"end") for _ in range(20)]
+            for sock, _, take, _ in readers:
+                served.read(sock, take)
+            for number, (sock, _, _, _) in enumerate(readers):
+                for data in (b"%d" % number, b"end"):
+                    self.sender.sendto(data, sock.getsockname())
+            self.wait_for_end(served)
+            self.assertEqual([got for _, got, _, _ in readers],
+                             [[b"%d" % number, b"end"] for number in range(20)])
+            self.assertEqual({sock.fileno() for sock, _, _, _ in readers}, {-1})
+
+    def test_one_that_raises_is_served_no_more_and_the_others_are(self):
+        for served in self.each_poll():
+            bad, good = self.reader(b""), self.reader(b"end")
+            served.read(bad[0], lambda view, now: 1 // 0)
+            served.read(*good[:1], good[2])
+            with self.assertLogs("rtp_thread", "ERROR") as logged:
+                self.sender.sendto(b"x", bad[0].getsockname())
+                for data in (b"1", b"2", b"end"):
+                    self.sender.sendto(data, good[0].getsockname())
+                self.wait_for_end(served)
+            self.assertEqual((len(logged.records), good[1]), (1, [b"1", b"2", b"end"]))
+
+    def test_one_to_which_nothing_comes_is_asked_whether_it_goes_on(self):
+        for served in self.each_poll():
+            sock, got, take, over = self.reader(b"end")
+            served.read(sock, take)
+            over.set()
+            self.wait_for_end(served)
+            self.assertEqual(got, [])
+
+    def test_a_thread_that_ended_begins_anew(self):
+        for served in self.each_poll():
+            for _ in "12":
+                sock, got, take, _ = self.reader(b"end")
+                served.read(sock, take)
+                self.sender.sendto(b"end", sock.getsockname())
+                self.wait_for_end(served)
+                self.assertEqual(got, [b"end"])
+
+    def test_no_thread_raises_and_leaves_nothing(self):
+        served, sock = RTPThread(), self.open()
+        with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
+            for give in (lambda: served.read(sock, print), lambda: served.tick(print)):
+                with self.assertRaises(RuntimeError):
+                    give()
+        self.assertEqual((len(served), served.thread), (0, None))
+
+
+if __name__ == "__main__":
+    unittest.main()
