@@ -361,9 +361,10 @@ def load(name):
     try:
         return check(getattr(importlib.import_module(module), function))
     except Exception as error:  # whatever the module does when it is imported
+        own = os.path.dirname(os.__file__)  # of the standard library
         places = [f" ({place.filename}, line {place.lineno})"
-                  for place in traceback.extract_tb(error.__traceback__)[2:]
-                  if "<frozen" not in place.filename and "importlib" not in place.filename]
+                  for place in traceback.extract_tb(error.__traceback__)[1:]
+                  if not place.filename.startswith(("<frozen", own))]
         raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}"
                           + "".join(places[-1:])) from error
 

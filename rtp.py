@@ -25,6 +25,7 @@ from rtp_thread import IDLE, MAX_PACKET, RTPThread
 log = logging.getLogger(__name__)
 
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
+unpack, pack = HEADER.unpack_from, HEADER.pack_into
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
@@ -127,6 +128,8 @@ class Flow:
         (self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp,
          self.events, self.others) = agreement
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
+        self.audio_out = self.formats.get(self.audio)
+        self.echoes = self.sending and self.receiving
         self.source = None  # the last (ip, port) found good; RTP thread only
         self.target = self.remote
         self.strangers = 0  # packets that came from elsewhere
@@ -159,6 +162,7 @@ class RTPSession:
 
     def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
         self.sock, self.peer_ip = sock, peer_ip
+        self._receive, self._send = sock.recvfrom_into, sock.sendto
         self._rtcp, self._clock = rtcp_sock, clock
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
@@ -366,18 +370,17 @@ class RTPSession:
         now: by our clock, in timestamp units.
         """
         flow = self.flow
-        if not flow.sending:
-            return
-        try:
-            self.sock.sendto(data, flow.target)
-        except OSError as error:
-            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
-            return
-        self.sequence = self.sequence + 1 & 0xFFFF
-        if timestamp != self._sent[0]:
-            self._sent = timestamp, now
-        self.packets_out += 1
-        self.octets_out += len(data) - 12
+        if flow.sending:
+            try:
+                self._send(data, flow.target)
+            except OSError as error:
+                log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
+                return
+            self.sequence = self.sequence + 1 & 0xFFFF
+            self.packets_out += 1
+            self.octets_out += len(data) - 12
+            if timestamp != self._sent[0]:
+                self._sent = timestamp, now
 
     def echo(self, view, now):
         """Send a packet that has come back; return False once the call has ended.
@@ -386,16 +389,16 @@ class RTPSession:
         own (RFC 3550 8.2: mirrored ones are a loop); payload, marker and timestamp steps stay.
         """
         try:
-            size, source = self.sock.recvfrom_into(view)
+            size, source = self._receive(view)
         except OSError:  # nothing was there, or an ICMP error of an earlier packet
             return not self.stop_event.is_set()
-        flow = self.flow
-        first, second, sequence, timestamp, ssrc = HEADER.unpack_from(view)
-        # nearly always the next packet of the source before, with nothing that is special
-        if (source != flow.source or first != 0x80 or second != flow.audio or size < 13
-                or size == MAX_PACKET or not flow.receiving
-                or not self.received.follow(ssrc, sequence, timestamp, size - 12, now)):
-            last = self.received.ssrc, self.received.last
+        flow, received = self.flow, self.received
+        first, second, sequence, timestamp, ssrc = unpack(view)
+        if (sequence == received.highest + 1 and ssrc == received.ssrc and second == flow.audio
+                and source == flow.source and first == 0x80 and 12 < size < MAX_PACKET):
+            received.follow(sequence, timestamp, size - 12, now)
+        else:  # it is not the next packet of the same source, or something is special
+            last = received.ssrc, received.highest
             size = self._take(view, size, source, now)
             if not size:
                 return not self.stop_event.is_set()
@@ -404,11 +407,23 @@ class RTPSession:
                 return True  # a repeat, or our own packet looped back
             if self._echoed != ssrc:
                 self._shift, self._echoed = self.timestamp - timestamp, ssrc  # ours goes on
+        if not flow.echoes:
+            return True
         ours = timestamp + self._shift & 0xFFFFFFFF
-        self.timestamp = ours + FRAME & 0xFFFFFFFF
-        kind = flow.formats.get(second & 127, second & 127)
-        HEADER.pack_into(view, 0, 0x80, second & 128 | kind, self.sequence, ours, self.ssrc)
-        self.transmit(view[:size], ours, now)
+        number = self.sequence
+        kind = flow.audio_out if second == flow.audio else (
+            second & 128 | flow.formats.get(second & 127, second & 127))
+        pack(view, 0, 0x80, kind, number, ours, self.ssrc)
+        try:
+            self._send(view[:size], flow.target)
+        except OSError as error:
+            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
+            return True
+        self.sequence = number + 1 & 0xFFFF
+        self.timestamp = ours + FRAME  # 32 bits of it count
+        self.packets_out += 1
+        self.octets_out += size - 12
+        self._sent = ours, now
         return True
 
 
