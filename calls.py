@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 
 import rtcp
 import rtp
@@ -40,14 +41,16 @@ class Calls(CallTable):
         self._own = []  # an RTPThread each for the first calls
         self._shared, self._bots = RTPThread(), RTPThread()  # for echoes beyond, and for all bots
         self._next_rtp_port = None
+        self._ports = set()  # of the calls' RTP sockets
 
     # Setting up
 
     def take(self, request):
         """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
         call, body = self.create(request)
-        request.transaction.call = call
+        request.transaction.call, request.transaction.tag = call, call.local_tag
         self.add(call)
+        self._ports.add(call.media.port)
         try:
             if self._bot:
                 self._offer_to_bot(call, body)
@@ -138,9 +141,9 @@ class Calls(CallTable):
         call.body = body
         expires = call.invite.header("Expires", "")
         if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
-            server.after(int(expires), self._expire, call, 487)  # RFC 3261 13.3.1
+            self._later(int(expires), self._expire, call, 487)  # RFC 3261 13.3.1
         else:
-            server.after(RING_SECONDS, self._expire, call, 480)
+            self._later(RING_SECONDS, self._expire, call, 480)
         self.start_bot(call)
 
     def start_bot(self, call):
@@ -188,12 +191,22 @@ class Calls(CallTable):
 
     def report_later(self, call):
         """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
-        self._server.after(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
+        self._later(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
 
     def _report(self, call):
-        if not call.over:
-            self.report_later(call)
-            call.media.report(time.time())
+        self.report_later(call)
+        call.media.report(time.time())
+
+    def _later(self, seconds, function, call, *args):
+        """Call function(call, *args) later, if the call is up then; one that ended is not kept."""
+        reference = weakref.ref(call)
+
+        def run():
+            call = reference()
+            if call and not call.over:
+                function(call, *args)
+
+        self._server.after(seconds, run)
 
     def negotiate(self, call, offer):
         """Return our answer to an offer, applied to the media; our own offer for None.
@@ -221,7 +234,7 @@ class Calls(CallTable):
             return
         if not call.media.flow.formats:
             log.info("call from %r: no audio agreed in the ACK", call.caller)
-            self._server.after(TIMEOUT, self._check_agreed, call)
+            self._later(TIMEOUT, self._check_agreed, call)
 
     def _check_agreed(self, call):
         if not call.media.flow.formats:
@@ -274,26 +287,27 @@ class Calls(CallTable):
     def drop(self, call):
         """Take out the row of a call whose dialog has ended."""
         self.remove(call)
+        self._ports.discard(call.media.port)
+        call.timer.stop()
+        call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()
 
     def watch(self, call, packets, since):
         """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
-        if call.over:
-            return
         flow, now = call.media.flow, self._server.clock()
         if call.media.packets_in != packets or not (flow.sending and flow.receiving):
             packets, since = call.media.packets_in, now
         if now - since >= self._config.rtp_timeout:
             self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
         else:
-            self._server.after(self._config.rtp_timeout / 4, self.watch, call, packets, since)
+            self._later(self._config.rtp_timeout / 4, self.watch, call, packets, since)
 
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
         ip, port = address
-        ports = [self._server.port, rtp_port] + [call.media.port for call in self]
-        return port in ports and (ip.startswith("127.") or ip == self._config.advertised_ip
-                                  or ip == local_address(ip))
+        return ((port in (self._server.port, rtp_port) or port in self._ports)
+                and (ip.startswith("127.") or ip == self._config.advertised_ip
+                     or ip == local_address(ip)))
 
 
 def statistics(media, seconds):

@@ -47,6 +47,11 @@ class Unacked:
 
     def __init__(self, cseq, data, address, offered):
         self.cseq, self.data, self.address, self.offered = cseq, data, address, offered
+        self.give_up = None  # a function, for as long as it waits
+
+    def on_timeout(self):
+        if self.give_up:
+            self.give_up()
 
 
 class Referral:
@@ -152,21 +157,26 @@ class Call:
         unacked = self.unacked
         if unacked is None or unacked.cseq != cseq:
             return None
-        self.unacked = None
+        self._stop_resending()
         return unacked
 
     # actions
 
     def start_resending(self, unacked):
         """Resend the 2xx T1, 2*T1 ... T2 until the ACK; give up at 64*T1 (RFC 3261 13.3.1.4)."""
-        self.unacked = unacked
+        self._stop_resending()  # of the one before
+        self.unacked, unacked.give_up = unacked, self._no_ack
         resend_while(lambda: self.unacked is unacked,
                      lambda: self._send(unacked.data, unacked.address), self._after)
-        self._after(TIMEOUT, self._no_ack, unacked)
+        self._after(TIMEOUT, unacked.on_timeout)  # it alone is kept so long, not the call
 
-    def _no_ack(self, unacked):
-        if self.unacked is unacked:
-            self.on("no ack", why="no ACK", cause=102)  # recovery on timer expiry
+    def _no_ack(self):
+        self.on("no ack", why="no ACK", cause=102)  # recovery on timer expiry
+
+    def _stop_resending(self):
+        if self.unacked:
+            self.unacked.give_up = None
+        self.unacked = None
 
     def send_bye(self):
         """End the media and ask the other side to end the call."""
@@ -185,7 +195,7 @@ class Call:
         self._remove(self)
 
     def _end_media(self):
-        self.unacked = None
+        self._stop_resending()
         release, self._release = self._release, lambda call: None
         release(self)
 

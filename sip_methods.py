@@ -143,7 +143,7 @@ def on_cancel(server, request):
     if transaction is None:
         raise SIPError(481, "")
     call = transaction.call
-    server.respond(request, 200, to_tag=call.local_tag if call else "")
+    server.respond(request, 200, to_tag=transaction.tag)
     if call and transaction.open:
         server.respond(call.invite, 487, to_tag=call.local_tag)
         call.on("cancel", why=with_cause("the caller gave up", request))

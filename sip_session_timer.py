@@ -74,6 +74,10 @@ class SessionTimer:
         self._call, self._after, self._hang_up = call, after, hang_up
         self._turn = 0  # of the interval that runs; those before find nothing to do
 
+    def stop(self):
+        """End the timer, and forget the call: a step that waits keeps it no longer."""
+        self._turn, self._call = self._turn + 1, None
+
     def start(self, expiry):
         """Begin an interval anew; None ends the timer."""
         self._turn += 1

@@ -17,12 +17,13 @@ TIMEOUT = 64 * T1  # timers B, F, H, J, L
 
 def resend_while(wanted, send, after, interval=T1, limit=T2):
     """Call send() T1, 2*T1 ... limit apart for as long as wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
-    def again(interval):
-        if wanted():
-            send()
-            interval = min(2 * interval, limit)
-            after(interval, again, interval)
-    after(interval, again, interval)
+    after(interval, _resend, wanted, send, after, interval, limit)
+
+
+def _resend(wanted, send, after, interval, limit):
+    if wanted():
+        send()
+        resend_while(wanted, send, after, min(2 * interval, limit), limit)
 
 
 class ServerTransaction:
@@ -33,11 +34,11 @@ class ServerTransaction:
     """
 
     def __init__(self, request, keys, send, after, end):
-        self.request = request
         self.keys = keys  # under which ServerTransactions finds it
         self.invite = request.method() == "INVITE"
-        self.call = None  # the call an INVITE has set up
+        self.call, self.tag = None, ""  # the call an INVITE sets up, and our tag in it
         self.state = "trying"
+        self._reliable = request.connection is not None
         self._send, self._after, self._end = send, after, end
         self._reply = self._address = None
 
@@ -51,6 +52,8 @@ class ServerTransaction:
         if not self.open:
             log.debug("a second final reply (%d) is not sent", code)
             return
+        if code >= 200:
+            self.call = None  # what is kept for 32 s should be little
         self._reply, self._address = data, address
         if code < 200:
             self.state = "proceeding"
@@ -59,9 +62,9 @@ class ServerTransaction:
             self._after(TIMEOUT, self._terminate)  # timer L
         else:
             self.state = "completed"
-            reliable = self.request.connection is not None
-            self._after(0 if reliable and not self.invite else TIMEOUT, self._terminate)  # J, or H
-            if self.invite and not reliable:
+            wait = 0 if self._reliable and not self.invite else TIMEOUT
+            self._after(wait, self._terminate)  # J, or H
+            if self.invite and not self._reliable:
                 resend_while(lambda: self.state == "completed", self._repeat, self._after)  # G
         self._repeat()
 
@@ -74,12 +77,12 @@ class ServerTransaction:
         """Take an ACK; return whether it was for us and not for the dialog."""
         if self.state == "completed":
             self.state = "confirmed"
-            self._after(T4 if self.request.connection is None else 0, self._terminate)  # I
+            self._after(0 if self._reliable else T4, self._terminate)  # I
         return self.state == "confirmed"
 
     def _terminate(self):
         if self.invite and self.state == "completed":
-            log.debug("no ACK to the refusal of %r", self.request.header("Call-ID"))
+            log.debug("no ACK to the refusal of %r", self.keys[0])
         self.state = "terminated"
         self._end(self)
 
