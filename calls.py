@@ -26,6 +26,8 @@ from sip_utils import DIGITS
 
 log = logging.getLogger(__name__)
 
+LINGER = 1.0  # seconds an RTP thread waits for the next call: where they are many it comes
+WATCH = 10.0  # seconds between two looks whether RTP still comes
 RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
 
 
@@ -39,7 +41,8 @@ class Calls(CallTable):
         super().__init__()
         self._server, self._config, self._bot = server, server.config, bot
         self._own = []  # an RTPThread each for the first calls
-        self._shared, self._bots = RTPThread(), RTPThread()  # for echoes beyond, and for all bots
+        # for echoes beyond, and for all bots
+        self._shared, self._bots = RTPThread(linger=LINGER), RTPThread(linger=LINGER)
         self._next_rtp_port = None
         self._ports = set()  # of the calls' RTP sockets
 
@@ -125,7 +128,7 @@ class Calls(CallTable):
                 return thread
         if len(self._own) == self._config.rtp_threads:
             return self._shared
-        self._own.append(RTPThread())
+        self._own.append(RTPThread(linger=LINGER))
         return self._own[-1]
 
     # A bot's call. What the bot asks for comes by `call_soon`, maybe too late
@@ -300,7 +303,7 @@ class Calls(CallTable):
         if now - since >= self._config.rtp_timeout:
             self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
         else:
-            self._later(self._config.rtp_timeout / 4, self.watch, call, packets, since)
+            self._later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, packets, since)
 
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""

@@ -26,12 +26,14 @@ MAX_PACKET = 2048  # bytes
 class RTPThread:
     """One thread, there while it has calls to serve.
 
-    clock, sleep: seconds, as in `time`. Functions may be given to it by any thread.
+    clock, sleep: seconds, as in `time`. linger: seconds it waits for the next call when it has
+    none. Functions may be given to it by any thread.
     """
 
-    def __init__(self, clock=time.monotonic, sleep=time.sleep):
-        self._clock, self._sleep = clock, sleep
+    def __init__(self, clock=time.monotonic, sleep=time.sleep, linger=0.0):
+        self._clock, self._sleep, self._linger = clock, sleep, linger
         self._lock = threading.Lock()
+        self._given = threading.Condition(self._lock)
         self._readers, self._poll = {}, None  # file descriptor: (socket, function)
         self._due = []  # a heap of (when, number, function)
         self._numbers = itertools.count()
@@ -51,12 +53,14 @@ class RTPThread:
             self._poll = self._poll or make_poll()
             self._readers[sock.fileno()] = sock, take
             self._poll.register(sock.fileno(), selectors.EVENT_READ)  # EPOLLIN is the same
+            self._given.notify()
 
     def tick(self, function):
         """Call function() every 20 ms until it returns False. Raises RuntimeError as above."""
         with self._lock:
             self._start()
             heapq.heappush(self._due, (self._clock() + TICK, next(self._numbers), function))
+            self._given.notify()
 
     def _start(self):
         if self.thread is None:
@@ -98,6 +102,8 @@ class RTPThread:
         if self._due or self._readers:
             return True
         with self._lock:
+            if self._linger and not (self._due or self._readers):
+                self._given.wait(self._linger)
             if self._due or self._readers:
                 return True
             if self._poll:

@@ -16,6 +16,11 @@ import sys
 import threading
 import time
 
+try:
+    import resource
+except ImportError:  # not of Windows
+    resource = None
+
 import bot
 import config
 import recorder
@@ -33,6 +38,9 @@ log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
+# many calls up each full look at all objects keeps everybody waiting for 100 ms
+# many calls up each full look at all objects keeps everybody waiting for 100 ms.
+GARBAGE = 5000, 50, 100
 # how long a bot that computes may keep the others from the interpreter; Python's own 5 ms would
 # make a packet of every call that late
 SWITCH_SECONDS = 0.0005
@@ -288,6 +296,19 @@ def ping(settings):
     return False
 
 
+def raise_file_limit():
+    """Allow as many open files as may be: a call has two sockets."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            log.info("up to %d open files (ulimit -n was %d)", hard, soft)
+        except (OSError, ValueError) as error:
+            log.warning("no more than %d open files: %s", soft, error)
+
+
 def wait_for_threads(seconds):
     """Give bots and recordings so long to come to their ends; then the process ends them."""
     end = time.monotonic() + seconds
@@ -327,6 +348,8 @@ def main(function=None, argv=()):
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is there now stays: it need not be looked at again and again
+    gc.set_threshold(*GARBAGE)
+    raise_file_limit()
     server = SIPServer(settings, function)
     try:
         server.open()

@@ -4,6 +4,7 @@ import os
 import pathlib
 import queue
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import unittest
 
 from config import Config
-from server import SIPServer
+from server import SIPServer, raise_file_limit
 from sip_message import SIPMessage
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -97,6 +98,19 @@ class Caller:
         copied = "".join(f"{name}: {request.header(name)}\r\n"
                          for name in ("Via", "From", "To", "Call-ID", "CSeq"))
         self.sock.sendto(f"SIP/2.0 200 OK\r\n{copied}\r\n".encode(), self.server)
+
+
+class Files(unittest.TestCase):
+    def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(self):
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
+            with self.assertLogs("server", "INFO") as logged:
+                raise_file_limit()
+            self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE)[0], limits[1])
+            self.assertIn(f"up to {limits[1]} open files", logged.output[0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class Settings(unittest.TestCase):

@@ -167,6 +167,21 @@ class Readers(unittest.TestCase):
                 self.wait_for_end(served)
                 self.assertEqual(got, [b"end"])
 
+    def test_one_that_lingers_takes_the_next_call_in_the_same_thread(self):
+        served = RTPThread(linger=30)
+        threads = set()
+        for end in (b"1", b"2"):
+            sock, _, take, _ = self.reader(end)
+            served.read(sock, take)
+            threads.add(served.thread)
+            self.sender.sendto(end, sock.getsockname())
+            while len(served):
+                pass  # the other thread closes it at once
+        self.assertEqual(len(threads), 1)
+        served._linger = 0
+        served.tick(lambda: False)
+        self.wait_for_end(served)
+
     def test_no_thread_raises_and_leaves_nothing(self):
         served, sock = RTPThread(), self.open()
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
