@@ -38,8 +38,8 @@ log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
-# many calls up each full look at all objects keeps everybody waiting for 100 ms
-# many calls up each full look at all objects keeps everybody waiting for 100 ms.
+# A call leaves no cycles behind, so garbage is collected for the sake of bots only, and seldom:
+# with many calls up each full look at all objects keeps everybody waiting for 100 ms.
 GARBAGE = 5000, 50, 100
 # how long a bot that computes may keep the others from the interpreter; Python's own 5 ms would
 # make a packet of every call that late
