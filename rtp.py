@@ -410,20 +410,11 @@ class RTPSession:
         if not flow.echoes:
             return True
         ours = timestamp + self._shift & 0xFFFFFFFF
-        number = self.sequence
         kind = flow.audio_out if second == flow.audio else (
             second & 128 | flow.formats.get(second & 127, second & 127))
-        pack(view, 0, 0x80, kind, number, ours, self.ssrc)
-        try:
-            self._send(view[:size], flow.target)
-        except OSError as error:
-            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
-            return True
-        self.sequence = number + 1 & 0xFFFF
+        pack(view, 0, 0x80, kind, self.sequence, ours, self.ssrc)
         self.timestamp = ours + FRAME  # 32 bits of it count
-        self.packets_out += 1
-        self.octets_out += size - 12
-        self._sent = ours, now
+        self.transmit(view[:size], ours, now)
         return True
 
 

@@ -422,6 +422,26 @@ class Sessions(unittest.TestCase):
             pass
 
 
+class SenderReports(OnSockets):
+    def test_the_time_told_is_that_of_the_first_packet_of_a_key_that_is_echoed(self):
+        caller, reports = self.open(A), self.open(A)
+        session = RTPSession(open_rtp_socket(A, 42000, 42998), clock=lambda: 2.0,
+                             rtcp_sock=open_rtp_socket(A, 45000, 45998))
+        self.addCleanup(session.stop)
+        session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA",
+                                 reports.getsockname(), events=101))
+        view = memoryview(bytearray(2048))
+        for sequence, now in ((1, 1000), (2, 1160), (3, 1320)):
+            caller.sendto(packet(sequence, 800, b"\1\x0a\0\xa0", 101), (A, session.port))
+            deadline = time.monotonic() + 5
+            while session.packets_out < sequence and time.monotonic() < deadline:
+                session.echo(view, now)
+        sent = RTPPacket.parse(caller.recv(2048)).timestamp
+        session.report(1000.0)
+        told = struct.unpack_from("!I", reports.recv(2048), 16)[0]
+        self.assertEqual(told - sent & 0xFFFFFFFF, 2 * 8000 - 1000)
+
+
 class StandAlone(unittest.TestCase):
     def test_the_echo_runs_by_itself_until_its_event_is_set(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
