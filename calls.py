@@ -144,9 +144,9 @@ class Calls(CallTable):
         call.body = body
         expires = call.invite.header("Expires", "")
         if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
-            self._later(int(expires), self._expire, call, 487)  # RFC 3261 13.3.1
+            self.later(int(expires), self._expire, call, 487)  # RFC 3261 13.3.1
         else:
-            self._later(RING_SECONDS, self._expire, call, 480)
+            self.later(RING_SECONDS, self._expire, call, 480)
         self.start_bot(call)
 
     def start_bot(self, call):
@@ -194,13 +194,13 @@ class Calls(CallTable):
 
     def report_later(self, call):
         """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
-        self._later(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
+        self.later(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
 
     def _report(self, call):
         self.report_later(call)
         call.media.report(time.time())
 
-    def _later(self, seconds, function, call, *args):
+    def later(self, seconds, function, call, *args):
         """Call function(call, *args) later, if the call is up then; one that ended is not kept."""
         reference = weakref.ref(call)
 
@@ -237,7 +237,7 @@ class Calls(CallTable):
             return
         if not call.media.flow.formats:
             log.info("call from %r: no audio agreed in the ACK", call.caller)
-            self._later(TIMEOUT, self._check_agreed, call)
+            self.later(TIMEOUT, self._check_agreed, call)
 
     def _check_agreed(self, call):
         if not call.media.flow.formats:
@@ -303,7 +303,7 @@ class Calls(CallTable):
         if now - since >= self._config.rtp_timeout:
             self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
         else:
-            self._later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, packets, since)
+            self.later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, packets, since)
 
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""

@@ -48,7 +48,7 @@ def send_ringing(server, call):
     if "100rel" not in [option.lower() for option in call.invite.headers_all("Require")]:
         if call.state == "proceeding":
             server.respond(call.invite, 180, "", headers, to_tag=call.local_tag)
-            server.after(60, send_ringing, server, call)
+            server.calls.later(60, lambda call: send_ringing(server, call), call)
         return
     if call.media.flow.formats:
         call.rseq = 1 + secrets.randbits(16)
@@ -57,7 +57,7 @@ def send_ringing(server, call):
         resend_while(lambda: call.rseq and call.state == "proceeding",
                      lambda: server.send(ringing, response_address(call.invite)),
                      server.after, limit=TIMEOUT)
-        server.after(TIMEOUT, not_acknowledged, server, call)
+        server.calls.later(TIMEOUT, lambda call: not_acknowledged(server, call), call)
 
 
 def not_acknowledged(server, call):
