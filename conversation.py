@@ -85,6 +85,7 @@ class Conversation:
             if flow.events is None and self._events:  # they are not taken any more
                 self.session.skip(FRAME * 8)  # what follows has a timestamp of its own
                 self._events.clear()
+                self.changed.notify_all()
             event = self._events.popleft() if self._events else None
             frame = None if event and event[0] else self._next(flow.sending)
             recorders = list(self._recorders.values())
@@ -92,7 +93,7 @@ class Conversation:
             self.session.send(*event, event=True)
         else:
             self._say(frame)
-        if frame or event or flow.events is None:
+        if frame or event:
             with self.lock:
                 self._tell_the_bot()
         for recorder in recorders:
