@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
 from bot import CallEnded, TransferError
-from examples import ai_client, echo_bot, local_ai, menu, parrot, prompts, voice_bot
+from examples import ai_client, echo_bot, local_ai, menu, parrot, prompts, voice_bot, voicemail
 from vad import Utterance
 
 PATIENCE = 5.0  # seconds, for what another thread does at once
@@ -38,6 +38,7 @@ class FakeCall:
         self.answered, self.asked, self.said, self.sent = False, [], [], []
         self._utterances, self._keys, self._patience = utterances, list(keys), list(patience)
         self.transferred, self.refusal = [], None
+        self.recorded, self.timeouts = [], []
 
     def answer(self):
         self.answered = True
@@ -45,8 +46,12 @@ class FakeCall:
     def frames(self):
         yield from (b"one", b"two")
 
-    def utterances(self):
+    def utterances(self, timeout=None):
+        self.timeouts.append(timeout)
         yield from self._utterances
+
+    def record(self, path):
+        self.recorded.append(path)
 
     def digits(self, count=None, timeout=5.0, until="#"):
         self.asked.append((count, timeout, until))
@@ -92,6 +97,20 @@ class Small(unittest.TestCase):
         parrot.answer(call)
         self.assertEqual([len(call.said[0][0]), *call.said[1:]],
                          [3200, (HELLO.pcm, None, "voice"), (b"\2\0", None, "voice")])
+
+
+class Voicemail(unittest.TestCase):
+    def test_what_is_said_after_the_tone_is_recorded_and_nothing_more(self):
+        call = FakeCall([HELLO, HELLO])
+        call.caller = "../a b"
+        with mock.patch.dict(os.environ, MAILBOX="/mail"), \
+                mock.patch("examples.voicemail.prompt", lambda name, text: name.encode()):
+            voicemail.answer(call)
+        path, end = call.recorded
+        self.assertRegex(path, r"^/mail/\d{8}-\d{6}-___a_b\.wav$")
+        self.assertIsNone(end)
+        self.assertEqual([call.said[0][0][:5], call.said[1][0]], [b"leave", b"thanks"])
+        self.assertEqual(call.timeouts, [3])
 
 
 class Menu(unittest.TestCase):

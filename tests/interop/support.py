@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import unittest
 from typing import NamedTuple
@@ -54,6 +55,23 @@ def wait_until(condition, seconds):
             return False
         time.sleep(0.02)
     return True
+
+
+class Background:
+    """Runs `_run` in a thread while its `with` lasts: until `_stopping`, then comes `_close`."""
+
+    def __init__(self):
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stopping.set()
+        self._thread.join()
+        self._close()
 
 
 def end(process, seconds=10):

@@ -7,10 +7,10 @@ import random
 import re
 import select
 import socket
-import threading
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import RELAY_IP, SERVER_IP, InteropCase, Server, SIPp
+from tests.interop.support import (RELAY_IP, SERVER_IP, Background, InteropCase, Server,
+                                   SIPp)
 
 CALLS, RATE = 100, 10
 UNACKED_CALLS = 3
@@ -21,7 +21,7 @@ EARLY, LATE = 0.25, 1.0  # seconds by which a busy machine may be off
 MESSAGE = re.compile(rb"(?:SIP/2\.0 )?(\S+).*?\r\nCall-ID: (.*?)\r\nCSeq: (.*?)\r\n", re.DOTALL)
 
 
-class Relay:
+class Relay(Background):
     """A way from SIPp to the server and back on which messages get lost.
 
     SIPp's own -lost draws its numbers from the clock, and a call it gives up then is nobody's
@@ -31,6 +31,7 @@ class Relay:
     """
 
     def __init__(self, target):
+        super().__init__()
         self._target, self._caller = target, None
         self._near, self._far = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "12"]
         for sock in (self._near, self._far):
@@ -38,16 +39,8 @@ class Relay:
         self.address = self._near.getsockname()
         self._sent = {}  # message: how often
         self.lost = self.passed = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stopping.set()
-        self._thread.join()
+    def _close(self):
         self._near.close()
         self._far.close()
 

@@ -11,7 +11,7 @@ import time
 from tempfile import TemporaryDirectory
 
 from sip_message import SIPMessage
-from tests.interop.support import SERVER_IP, InteropCase, Server
+from tests.interop.support import SERVER_IP, Background, InteropCase, Server
 
 SIGNALLING, MTP, MUSIC, OTHER = (f"127.0.0.{n}" for n in (21, 22, 23, 24))
 PERIOD = 0.02  # seconds between packets
@@ -46,22 +46,15 @@ class Stream:
                                *MARK.unpack_from(data, HEADER.size)))
 
 
-class Media:
+class Media(Background):
     """A thread that lets every stream talk each 20 ms, and listens."""
 
     def __init__(self):
+        super().__init__()
         self._selector, self._lock = selectors.DefaultSelector(), threading.Lock()
         self._streams = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stopping.set()
-        self._thread.join()
+    def _close(self):
         self._selector.close()
         for stream in self._streams:
             stream.sock.close()
