@@ -1,9 +1,11 @@
 """The parts of SIP headers: lists, parameters, addresses, URIs, Via; tags, branches, numbers.
 
 Everything here is a function of strings. What is malformed raises ValueError with a text that
-names the defect; every function takes time linear in its input.  Imports: standard library only.
+names the defect; every function takes time linear in its input. What one message is asked for again
+and again is remembered for a moment, so no result may be changed.  Imports: standard library only.
 """
 
+import functools
 import hashlib
 import re
 import secrets
@@ -16,6 +18,7 @@ DIGITS = re.compile(r"[0-9]{1,10}")  # int() alone takes "1_0", " 1" and a milli
 HOST_PORT = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)", re.I)
+remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
 
@@ -95,6 +98,7 @@ def parse_params(parts):
     return params
 
 
+@remembered
 def parse_address(value):
     """Take apart `"Bob" <sip:bob@host>;tag=1` or `sip:bob@host;tag=1`. Raises ValueError."""
     before, *params = split_outside(value, ";")
@@ -128,6 +132,7 @@ def _split_display(text):
     return re.sub(r"\\(.)", r"\1", text[1:at]), bracket, rest
 
 
+@remembered
 def parse_uri(text):
     """Take a URI apart; sip and sips wholly, of others only scheme and user. Raises ValueError."""
     scheme, colon, rest = text.partition(":")
@@ -162,6 +167,7 @@ def split_host_port(text):
     return match.group(1), port
 
 
+@remembered
 def parse_via(value):
     """Take one Via value apart; spaces may stand around / : ; and =. Raises ValueError."""
     protocol, *params = split_outside(value, ";")
@@ -172,6 +178,7 @@ def parse_via(value):
     return Via(match.group(1).upper(), host, port, parse_params(params))
 
 
+@remembered
 def parse_cseq(value):
     """Return (number, method). Raises ValueError unless the number is below 2**31."""
     number, method = (value.split() + ["", ""])[:2]
