@@ -26,6 +26,8 @@ from sip_utils import DIGITS
 
 log = logging.getLogger(__name__)
 
+MANY_CALLS = 400  # beyond that own threads cost more than they bring: they queue for the one core
+TOGETHER = 0.05  # seconds: reports are sent on the beat, for to wake the SIP thread costs more
 LINGER = 1.0  # seconds an RTP thread waits for the next call: where they are many it comes
 WATCH = 10.0  # seconds between two looks whether RTP still comes
 RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
@@ -61,7 +63,7 @@ class Calls(CallTable):
                 self.answer(call, body)
         except Exception as error:
             call.on("hang up", why="it could not be answered")  # leaves no row, thread or port
-            if not isinstance(error, RuntimeError):
+            if not isinstance(error, (RuntimeError, OSError)):
                 raise
             log.warning("no thread: %s", error)
             raise SIPError(486, "") from None
@@ -101,7 +103,7 @@ class Calls(CallTable):
     def answer(self, call, body, tick=None):
         """Answer a new call with 200, its media served by tick() every 20 ms, or by the echo.
 
-        Raises RuntimeError where there is no thread for them.
+        Raises RuntimeError or OSError where there is no thread for them.
         """
         if tick:
             call.media.start(self._bots, tick)
@@ -122,7 +124,15 @@ class Calls(CallTable):
         self.report_later(call)
 
     def _thread(self):
-        """Return the RTPThread of a new echo: one of its own, or beyond RTP_THREADS the shared."""
+        """Return the RTPThread of a new echo: one of its own, or beyond RTP_THREADS the shared.
+
+        Where there are very many calls, all share it.
+        """
+        if len(self) > max(self._config.rtp_threads, MANY_CALLS):
+            for thread in self._own:
+                if len(thread):
+                    thread.hand_over(self._shared)
+            return self._shared
         for thread in self._own:
             if not len(thread):
                 return thread
@@ -168,7 +178,7 @@ class Calls(CallTable):
             return
         try:
             self.answer(call, call.body, call.bot.tick)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             log.warning("no RTP thread: %s", error)
             self.refuse(call, 486, "no thread")
 
@@ -194,7 +204,9 @@ class Calls(CallTable):
 
     def report_later(self, call):
         """Send RTCP about every 5 s, never at the same moment for all calls (RFC 3550 6.2)."""
-        self.later(rtcp.INTERVAL * (0.5 + random.random()), self._report, call)
+        seconds = rtcp.INTERVAL * (0.5 + random.random())
+        seconds -= (self._server.clock() + seconds) % TOGETHER
+        self.later(seconds, self._report, call)
 
     def _report(self, call):
         self.report_later(call)

@@ -39,19 +39,16 @@ class Reception:
         self._before = 0, 0  # (expected, packets) of the sources before this one
         self._reported = 0, 0  # (expected, packets) at the last report
 
-    def follow(self, sequence, timestamp, octets, arrival):
-        """Take the packet of this source that is numbered highest + 1, below 65536.
+    def follow(self, count, octets, head, arrival, jitter):
+        """Take packets of this source that followed each other, the last less than 65536.
 
-        The same as `count`, for nearly all packets, at half the price.
+        head: sequence number << 32 | timestamp of the last. arrival, jitter: as they are after it.
         """
-        self.highest = sequence
-        self.packets += 1
+        self.packets += count
         self.octets += octets
-        transit = arrival - timestamp
-        change = transit - self.transit
-        self.transit = transit
-        if -8000 < change < 8000:
-            self.jitter += ((change if change > 0 else -change) - self.jitter) / 16
+        self.highest = head >> 32 & 0xFFFF
+        self.transit = arrival - (head & 0xFFFFFFFF)
+        self.jitter = jitter
 
     def count(self, ssrc, sequence, timestamp, octets, arrival):
         """Take one packet; arrival in timestamp units, None where it says nothing of jitter."""

@@ -25,7 +25,9 @@ from rtp_thread import IDLE, MAX_PACKET, RTPThread
 log = logging.getLogger(__name__)
 
 HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
-unpack, pack = HEADER.unpack_from, HEADER.pack_into
+HEAD = struct.Struct("!QI")  # the same: all before the SSRC as one number, SSRC
+unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
+STEPS = {}  # octets of a packet: Echo.step
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
@@ -157,17 +159,17 @@ class RTPSession:
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
     unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_key(key): for each key
-    pressed. One thread receives, and does not block: in `echo`, or by `waiting`.
+    pressed. One thread receives, and does not block: in an Echo, or by `waiting`.
     """
 
     def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
         self.sock, self.peer_ip = sock, peer_ip
-        self._receive, self._send = sock.recvfrom_into, sock.sendto
         self._rtcp, self._clock = rtcp_sock, clock
         self.port = sock.getsockname()[1]
         self.stop_event = stop_event or threading.Event()
         self.flow = Flow(sdp.NOTHING)
-        self.received, self.packets_out, self.octets_out = rtcp.Reception(), 0, 0
+        self._received, self._packets_out, self._octets_out = rtcp.Reception(), 0, 0
+        self._echo = None
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
         self._events = dtmf.EventReader()
@@ -177,16 +179,35 @@ class RTPSession:
         self._introduced = False  # some report has been sent
         self._reported = 0, 0  # (packets in, packets out) at the last report
         self._cname = secrets.token_hex(8)
-        self._header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
+        self.header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
         self._served = False  # by a thread, which closes the socket
         self._warned = False
-        self._echoed, self._shift = None, 0  # an SSRC, and from its timestamps to ours
+
+    def _settle(self):
+        if self._echo:
+            self._echo.settle()
+
+    @property
+    def received(self):
+        """The rtcp.Reception, up to now."""
+        self._settle()
+        return self._received
 
     @property
     def packets_in(self):
         return self.received.packets
+
+    @property
+    def packets_out(self):
+        self._settle()
+        return self._packets_out
+
+    @property
+    def octets_out(self):
+        self._settle()
+        return self._octets_out
 
     # SIP thread
 
@@ -194,25 +215,29 @@ class RTPSession:
         """Go on as an sdp.Agreement says; one that says nothing new disturbs nothing."""
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
+            if self._echo:
+                self._echo.size = -1  # ends its run
 
     def start(self, thread, tick=None):
         """Be served by an RTPThread: by tick, called every 20 ms, or else by the echo.
 
-        The socket is closed there at the end. Raises RuntimeError if no thread can be had.
+        The socket is closed there at the end. Raises RuntimeError or OSError if no thread can be
+        had.
         """
         if tick:
             if sys.platform == "linux":
                 self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
             thread.tick(tick)
         else:
-            thread.read(self.sock, self.echo)
+            self._echo = Echo(self)
+            thread.read(self._echo)
         self._served = True
 
     def stop(self):
         """End the session: its thread closes the socket, or this does where none was started."""
         self.stop_event.set()
         if self._rtcp is not None:
-            if self.packets_out or self._introduced:  # RFC 3550 6.3.7
+            if self._introduced or self.packets_out:  # RFC 3550 6.3.7
                 self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
             self._rtcp.close()
             self._rtcp = None
@@ -229,18 +254,19 @@ class RTPSession:
         if self._rtcp is None:
             return
         self._read_reports()
-        packets = self.received.packets, self.packets_out
+        self._settle()
+        received, packets = self._received, (self._received.packets, self._packets_out)
         sender = block = None
         if packets[1] > self._reported[1]:
             timestamp, when = self._sent
             timestamp += int(self._clock() * 8000) - when
             sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets[1],
-                      self.octets_out & 0xFFFFFFFF)
-        if packets[0] > self._reported[0] and self.received.ssrc is not None:
+                      self._octets_out & 0xFFFFFFFF)
+        if packets[0] > self._reported[0] and received.ssrc is not None:
             ssrc, last_sr, came = self._last_sr
-            last_sr = last_sr if ssrc == self.received.ssrc else 0
+            last_sr = last_sr if ssrc == received.ssrc else 0
             delay = int((now - came) * 65536) & 0xFFFFFFFF if last_sr else 0
-            block = self.received.block(last_sr, delay)
+            block = received.block(last_sr, delay)
         self._reported, self._introduced = packets, True
         self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
 
@@ -294,9 +320,9 @@ class RTPSession:
             except OSError:
                 return
             came = arrival_of(ancillary)
-            size = self._take(buffer, size, source, int((came or self._clock()) * 8000))
+            size = self.take(buffer, size, source, int((came or self._clock()) * 8000))
             if size:
-                second, _, timestamp, ssrc = self._header
+                second, _, timestamp, ssrc = self.header
                 flow, kind = self.flow, second & 127
                 name = flow.codec if kind == flow.audio else flow.others.get(kind)
                 if name and ssrc != self.ssrc:
@@ -304,7 +330,16 @@ class RTPSession:
                 if came and now - came < FRESH:
                     return  # it has just come: no other waits, or not for long
 
-    def _take(self, buffer, size, source, arrival):
+    def count_run(self, count, octets, head, shift, came, jitter):
+        """Count packets of so many octets that were echoed in a run; head: of the last."""
+        self._received.follow(count, count * octets, head, came, jitter)
+        ours = head + shift
+        self.sequence, self.timestamp = (ours >> 32) + 1 & 0xFFFF, (ours & 0xFFFFFFFF) + FRAME
+        self._sent = ours & 0xFFFFFFFF, came
+        self._packets_out += count
+        self._octets_out += count * octets
+
+    def take(self, buffer, size, source, arrival):
         """Return the size of the packet in buffer if it is the call's, else 0.
 
         arrival: by some clock, in timestamp units.
@@ -324,13 +359,13 @@ class RTPSession:
                 return 0
         if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
             self._counted = flow
-            self.received.begin_anew()
+            self._received.begin_anew()
         kind = second & 127
-        self.received.count(ssrc, sequence, timestamp, size - 12,
-                            arrival if kind == flow.audio else None)
+        self._received.count(ssrc, sequence, timestamp, size - 12,
+                             arrival if kind == flow.audio else None)
         if kind not in flow.formats or not flow.receiving:
             return 0  # comfort noise, or not negotiated
-        self._header = second, sequence, timestamp, ssrc
+        self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
             self._take_event(ssrc, timestamp, buffer[12:size])
         return size
@@ -372,50 +407,118 @@ class RTPSession:
         flow = self.flow
         if flow.sending:
             try:
-                self._send(data, flow.target)
+                self.sock.sendto(data, flow.target)
             except OSError as error:
                 log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
                 return
             self.sequence = self.sequence + 1 & 0xFFFF
-            self.packets_out += 1
-            self.octets_out += len(data) - 12
+            self._packets_out += 1
+            self._octets_out += len(data) - 12
             if timestamp != self._sent[0]:
                 self._sent = timestamp, now
 
-    def echo(self, view, now):
+class Echo:
+    """Sends the packets of a session back. The RTP thread calls `take`.
+
+    Nearly all packets follow the one before without a gap, alike but for sequence number and
+    timestamp. Their heads, the first 8 bytes as a number, are then `step` apart, and those of our
+    packets `shift` further. Such a run is echoed from this object alone (other memory is cold where
+    there are many calls), and the session counts it when somebody asks, or at its end.
+    """
+
+    __slots__ = ("due", "echoed", "first", "jitter", "last", "next", "offset", "ours", "session",
+                 "settling", "shift", "size", "sock", "source", "ssrc", "step", "target")
+
+    def __init__(self, session):
+        self.session, self.sock, self.ours = session, session.sock, session.ssrc
+        self.settling = threading.Lock()
+        self.echoed, self.offset = None, 0  # an SSRC, and from its timestamps to ours
+        # a run: what its packets have in common
+        self.target = self.source = self.ssrc = None
+        self.size = self.step = self.shift = -1
+        # heads: of the first not counted, of the one to come, of the last before ours wraps
+        self.first = self.next = self.last = -1
+        self.due = self.jitter = 0  # the next packet, timestamp units; 16 times that
+
+    def take(self, view, now):
         """Send a packet that has come back; return False once the call has ended.
 
         view: room for it. now: by our clock, in timestamp units. SSRC and sequence numbers are our
         own (RFC 3550 8.2: mirrored ones are a loop); payload, marker and timestamp steps stay.
         """
         try:
-            size, source = self._receive(view)
+            sock = self.sock
+            size, source = sock.recvfrom_into(view)
         except OSError:  # nothing was there, or an ICMP error of an earlier packet
-            return not self.stop_event.is_set()
-        flow, received = self.flow, self.received
-        first, second, sequence, timestamp, ssrc = unpack(view)
-        if (sequence == received.highest + 1 and ssrc == received.ssrc and second == flow.audio
-                and source == flow.source and first == 0x80 and 12 < size < MAX_PACKET):
-            received.follow(sequence, timestamp, size - 12, now)
-        else:  # it is not the next packet of the same source, or something is special
-            last = received.ssrc, received.highest
-            size = self._take(view, size, source, now)
-            if not size:
-                return not self.stop_event.is_set()
-            second, sequence, timestamp, ssrc = self._header
-            if (ssrc, sequence) == last or ssrc == self.ssrc:
-                return True  # a repeat, or our own packet looped back
-            if self._echoed != ssrc:
-                self._shift, self._echoed = self.timestamp - timestamp, ssrc  # ours goes on
+            return not self.session.stop_event.is_set()
+        head, ssrc = unpack_head(view)
+        if (head == self.next and ssrc == self.ssrc and size == self.size
+                and source == self.source and head <= self.last):
+            pack_head(view, 0, head + self.shift, self.ours)
+            try:
+                sock.sendto(view[:size], self.target)
+            except OSError:
+                pack_head(view, 0, head, ssrc)  # below it is tried again, and logged
+            else:
+                self.next = head + self.step
+                change, self.due = now - self.due, now + size - 12
+                if -8000 < change < 8000:  # RFC 3550 A.8
+                    self.jitter += (change if change > 0 else -change) - (self.jitter + 8 >> 4)
+                return True
+        self._take_one(view, size, source, now)
+        return not self.session.stop_event.is_set()
+
+    def _take_one(self, view, size, source, now):
+        """Echo a packet that is in no run; it may begin one."""
+        session, plain = self.session, view[0] == 0x80
+        self.settle(end=True)
+        flow, received = session.flow, session.received
+        last = received.ssrc, received.highest
+        size = session.take(view, size, source, now)
+        if not size:
+            return
+        second, sequence, timestamp, ssrc = session.header
+        if (ssrc, sequence) == last or ssrc == self.ours:
+            return  # a repeat, or our own packet looped back
+        if self.echoed != ssrc:
+            self.offset, self.echoed = session.timestamp - timestamp, ssrc  # ours goes on
         if not flow.echoes:
-            return True
-        ours = timestamp + self._shift & 0xFFFFFFFF
+            return
+        ours, number = timestamp + self.offset & 0xFFFFFFFF, session.sequence
         kind = flow.audio_out if second == flow.audio else (
             second & 128 | flow.formats.get(second & 127, second & 127))
-        pack(view, 0, 0x80, kind, self.sequence, ours, self.ssrc)
-        self.timestamp = ours + FRAME  # 32 bits of it count
-        self.transmit(view[:size], ours, now)
-        return True
+        HEADER.pack_into(view, 0, 0x80, kind, number, ours, self.ours)
+        session.timestamp = ours + FRAME  # 32 bits of it count
+        session.transmit(view[:size], ours, now)
+        if not plain or second != flow.audio or sequence != received.highest or size == 12:
+            return
+        units = size - 12  # an octet is a unit in all codecs we know
+        head = 0x80 << 56 | second << 48 | sequence << 32 | timestamp
+        self.ssrc, self.source, self.shift = ssrc, source, unpack_head(view)[0] - head
+        self.target = source if source == flow.target else flow.target  # is in the CPU's cache
+        self.step = STEPS.setdefault(units, (1 << 32) + units)  # as the one object for all calls
+        self.last = head + self.step * min(0xFFFF - number, (0xFFFFFFFF - ours) // units)
+        self.due, self.jitter = now + units, int(received.jitter * 16)
+        with self.settling:
+            self.first = self.next = head + self.step
+        self.size = size
+        if session.flow is not flow:
+            self.size = -1  # the SIP thread may have said so just before
+
+    def settle(self, end=False):
+        """Let the session count what the run has brought up to now, and perhaps end it.
+
+        The SIP thread may call it, and finds the time of the last packet or of one just before.
+        """
+        with self.settling:
+            due, upto, first = self.due, self.next, self.first
+            self.first = upto
+            if end:
+                self.first = self.next = -1
+            if upto != first:
+                units = self.step & 0xFFFFFFFF
+                self.session.count_run(upto - first >> 32, units, upto - self.step, self.shift,
+                                       due - units, self.jitter / 16)
 
 
 def _strip(buffer, size):

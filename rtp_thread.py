@@ -1,7 +1,8 @@
 """The RTP thread: it serves the calls given to it, one or many.
 
-A call is served by a function, called when a packet has come for it (`read`) or every 20 ms on
-absolute deadlines (`tick`), for as long as it returns True.  Imports: standard library only.
+A call is served by a reader, called when a packet has come for it (`read`), or by a function called
+every 20 ms on absolute deadlines (`tick`), for as long as it returns True.  Imports: standard
+library only.
 """
 
 import heapq
@@ -27,14 +28,15 @@ class RTPThread:
     """One thread, there while it has calls to serve.
 
     clock, sleep: seconds, as in `time`. linger: seconds it waits for the next call when it has
-    none. Functions may be given to it by any thread.
+    none. Calls may be given to it by any thread.
     """
 
     def __init__(self, clock=time.monotonic, sleep=time.sleep, linger=0.0):
         self._clock, self._sleep, self._linger = clock, sleep, linger
         self._lock = threading.Lock()
         self._given = threading.Condition(self._lock)
-        self._readers, self._poll = {}, None  # file descriptor: (socket, function)
+        self._readers, self._poll = {}, None  # file descriptor: reader
+        self._heir = None  # an RTPThread that is to have the readers
         self._due = []  # a heap of (when, number, function)
         self._numbers = itertools.count()
         self.thread = None  # while there is one
@@ -42,18 +44,23 @@ class RTPThread:
     def __len__(self):
         return len(self._readers) + len(self._due)
 
-    def read(self, sock, take):
-        """Call take(view, now) when a packet has come, until it returns False; then close sock.
+    def read(self, reader):
+        """Call reader.take(view, now) when a packet has come, until it returns False.
 
-        sock: does not block. view: room for a packet, good during the call; now: by the clock, in
-        units of 1/8000 s. Raises RuntimeError if no thread can be had.
+        reader.sock: does not block; closed at the end. view: room for a packet, good during the
+        call; now: by the clock, in units of 1/8000 s. Raises RuntimeError if no thread can be had,
+        OSError if no poll object.
         """
         with self._lock:
-            self._start()
             self._poll = self._poll or make_poll()
-            self._readers[sock.fileno()] = sock, take
-            self._poll.register(sock.fileno(), selectors.EVENT_READ)  # EPOLLIN is the same
+            self._start()
+            self._readers[reader.sock.fileno()] = reader
+            self._poll.register(reader.sock.fileno(), selectors.EVENT_READ)  # EPOLLIN is the same
             self._given.notify()
+
+    def hand_over(self, heir):
+        """Give the readers to another RTPThread, when the next packet comes."""
+        self._heir = heir
 
     def tick(self, function):
         """Call function() every 20 ms until it returns False. Raises RuntimeError as above."""
@@ -71,31 +78,48 @@ class RTPThread:
     def run(self):
         """Serve until nothing is left to be served."""
         view, wait, ready = memoryview(bytearray(MAX_PACKET)), IDLE, ()
+        readers = self._readers
         while self._has_some():
             if self._due:
                 wait = min(IDLE, self._run_due())
-            if not self._readers:
+            if not readers:
                 self._sleep(wait)  # more exact than a poll
                 continue
-            if len(ready) < len(self._readers) // MANY and wait > GATHER:
+            if len(ready) < len(readers) // MANY and wait > GATHER:
                 self._sleep(GATHER)
                 wait -= GATHER
-            ready = self._poll.poll(wait)
+            if self._heir is not None:
+                self._hand_over()
+                continue
+            ready = self._poll.poll(wait, len(readers) + 1)
             now = int(self._clock() * 8000)
             if not ready and wait > IDLE - 2 * GATHER:
-                ready = [(fd, 0) for fd in list(self._readers)]
+                ready = [(fd, 0) for fd in list(readers)]
             wait = IDLE
+            late = len(ready) > MANY and len(ready) > len(readers) * 0.9
             for fd, _ in ready:
-                sock, take = self._readers[fd]
+                reader = readers[fd]
                 try:
-                    if take(view, now):
+                    if reader.take(view, now) and (not late or reader.take(view, now)):
                         continue
                 except Exception:
                     log.exception("a call's audio failed")
-                with self._lock:
-                    self._poll.unregister(fd)
-                    del self._readers[fd]
-                sock.close()
+                self._forget(fd)
+                reader.sock.close()
+
+    def _forget(self, fd):
+        with self._lock:
+            self._poll.unregister(fd)
+            del self._readers[fd]
+
+    def _hand_over(self):
+        heir, self._heir = self._heir, None
+        try:
+            for fd, reader in list(self._readers.items()):
+                heir.read(reader)
+                self._forget(fd)
+        except (RuntimeError, OSError) as error:
+            log.warning("a call keeps its thread: %s", error)
 
     def _has_some(self):
         """Say whether there is something to serve; else the thread is as good as ended."""
@@ -145,5 +169,5 @@ class SelectorPoll:
         self.register, self.unregister = self._selector.register, self._selector.unregister
         self.close = self._selector.close
 
-    def poll(self, timeout):
+    def poll(self, timeout, most):
         return [(key.fd, mask) for key, mask in self._selector.select(timeout)]

@@ -50,6 +50,7 @@ class Media:
         if tick:
             thread.tick(tick)
         else:
+            self.thread = thread
             self.started += 1
 
     def stop(self):

@@ -1,6 +1,8 @@
 """Whole calls as they look on the wire: set-up, the 2xx and its ACK, CANCEL, BYE, limits."""
 
+import errno
 import unittest
+from unittest import mock
 
 from tests.support import OFFER, PEER, Trunk, offer, statuses
 
@@ -355,18 +357,33 @@ class Limits(unittest.TestCase):
         self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
 
     def test_no_thread_for_the_call_is_486_and_leaves_nothing_behind(self):
-        trunk = Trunk()
-        make = trunk.server.calls.open_media
+        for error in (RuntimeError("can't start"), OSError(errno.EMFILE, "too many files")):
+            trunk = Trunk()
 
-        def without_thread(peer_ip):
-            media = make(peer_ip)
-            media.start = lambda thread: (_ for _ in ()).throw(RuntimeError("can't start"))
-            return media
+            def without_thread(peer_ip, make=trunk.server.calls.open_media, error=error):
+                media = make(peer_ip)
+                media.start = mock.Mock(side_effect=error)
+                return media
 
-        trunk.server.calls.open_media = without_thread
-        with self.assertLogs("calls", "WARNING"):
-            self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
-        self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
+            trunk.server.calls.open_media = without_thread
+            with self.assertLogs("calls", "WARNING"):
+                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
+            self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
+
+    def test_the_first_calls_have_a_thread_each_and_very_many_share_one(self):
+        trunk = Trunk(RTP_THREADS="2")
+        with mock.patch("calls.MANY_CALLS", 4):
+            served = []
+            for number in range(4):
+                served.append(trunk.call(call_id=str(number)).media.thread)
+                served[-1]._due.append(number)  # as if it served the call
+                served[-1].hand_over = mock.Mock()
+            one, other, shared = served[:3]
+            self.assertEqual((len(set(served)), served[3]), (3, shared))
+            self.assertIs(trunk.call(call_id="5").media.thread, shared)
+            for thread in (one, other):
+                thread.hand_over.assert_called_once_with(shared)
+            shared.hand_over.assert_not_called()
 
     def test_audio_wanted_at_our_own_sockets_is_488(self):
         trunk = Trunk(BIND_IP="127.0.0.1")

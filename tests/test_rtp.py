@@ -1,6 +1,7 @@
 """RTP: packets as bytes, and sessions on real sockets of the loopback."""
 
 import errno
+import random
 import socket
 import struct
 import sys
@@ -422,6 +423,146 @@ class Sessions(unittest.TestCase):
             pass
 
 
+class Wire:
+    """A socket that gives packets from a list, and keeps what is sent; or fails to send."""
+
+    def __init__(self):
+        self.coming, self.sent, self.fails = [], [], False
+
+    def getsockname(self):
+        return A, 40000
+
+    def recvfrom_into(self, view):
+        if not self.coming:
+            raise BlockingIOError
+        data, source = self.coming.pop(0)
+        view[:len(data)] = data
+        return len(data), source
+
+    def sendto(self, data, address):
+        if self.fails:
+            raise OSError(errno.ENOBUFS, "no room")
+        self.sent.append((RTPPacket.parse(bytes(data)), address))
+
+
+class Runs(unittest.TestCase):
+    """Packets that follow each other are echoed the short way: nobody may see a difference."""
+
+    remote = A, 6000
+
+    def setUp(self):
+        self.wire, self.now, self.view = Wire(), 5000, memoryview(bytearray(2048))
+        self.session = RTPSession(self.wire)
+        self.agree(self.remote)
+        self.session.start(types.SimpleNamespace(read=lambda echo: setattr(self, "echo", echo)))
+
+    def agree(self, remote, sending=True, codec="PCMA"):
+        kind = 8 if codec == "PCMA" else 0
+        self.session.update(Agreement(remote, {kind: kind, 101: 101}, sending, True, codec,
+                                      events=101))
+
+    def take(self, *args, source=None, **parts):
+        """Let the echo take a packet; return what it sent, [(RTPPacket, address)]."""
+        self.wire.coming.append((packet(*args, **parts), source or self.remote))
+        self.wire.sent.clear()
+        self.assertTrue(self.echo.take(self.view, self.now))
+        self.now += 160
+        return list(self.wire.sent)
+
+    def test_an_hour_of_losses_repeats_keys_and_wraps(self):
+        rng, expected = random.Random(7), rtcp.Reception()
+        self.session.sequence, self.session.timestamp = 65000, 2 ** 32 - 30000
+        number, timestamp, offset, before, out = 64900, 2 ** 32 - 90000, None, None, 0
+        for _ in range(5000):
+            kind, size, marker, chance = 8, 160, False, rng.random()
+            if chance < 0.01:
+                number, timestamp = number + 1, timestamp + 160  # one is lost
+            elif chance < 0.015:
+                marker, timestamp = True, timestamp + 8000
+            elif chance < 0.02:
+                kind, size = 101, 4
+            elif chance < 0.03:
+                size = 80
+            again = chance > 0.995
+            if not again:
+                number, timestamp = number + 1 & 0xFFFF, timestamp + size & 0xFFFFFFFF
+            self.now += rng.randrange(-20, 20)
+            came, source = self.now, self.remote
+            got = self.take(number, timestamp, bytes([rng.randrange(256)]) * size,
+                            payload_type=kind, marker=marker)
+            expected.count(7, number, timestamp, size, came if kind == 8 else None)
+            if again:
+                self.assertEqual(got, [])
+                continue
+            [(echo, address)] = got
+            offset = echo.timestamp - timestamp if offset is None else offset
+            self.assertEqual((echo.payload_type, echo.marker, echo.ssrc, len(echo.payload)),
+                             (kind, marker, self.session.ssrc, size))
+            self.assertEqual(echo.timestamp, timestamp + offset & 0xFFFFFFFF)
+            self.assertEqual(address, source)
+            if before is not None:
+                self.assertEqual(echo.sequence, before + 1 & 0xFFFF)
+            before, out = echo.sequence, out + 1
+            if rng.random() < 0.05:  # the SIP thread asks now and then
+                self.assertEqual(self.session.packets_out, out)
+        received = self.session.received
+        self.assertEqual((received.packets, received.lost, received.octets, received.block()[:5]),
+                         (expected.packets, expected.lost, expected.octets,
+                          expected.block()[:4] + (int(received.jitter),)))
+        self.assertAlmostEqual(received.jitter, expected.jitter, delta=1)
+        self.assertGreater(received.lost, 20)
+        self.assertEqual((self.session.sequence, self.session.packets_out), (before + 1, out))
+
+    def run_up_to(self, number):
+        for sequence in range(1, number + 1):
+            [(echo, address)] = self.take(sequence, sequence * 160)
+        return echo, address
+
+    def test_most_are_taken_the_short_way(self):
+        self.run_up_to(2)
+        self.session.take = None  # the long way
+        for sequence in range(3, 500):
+            self.assertEqual(len(self.take(sequence, sequence * 160)), 1)
+        self.assertEqual((self.session.packets_in, self.session.packets_out), (499, 499))
+
+    def test_a_move_a_hold_and_another_codec_are_obeyed_with_the_next_packet(self):
+        before, _ = self.run_up_to(10)
+        self.agree(("127.0.0.7", 7000))
+        source = "127.0.0.7", 7000
+        [(moved, address)] = self.take(11, 1760, source=source)
+        self.assertEqual((address, moved.sequence), (source, before.sequence + 1 & 0xFFFF))
+        self.take(12, 1920, source=source)
+        self.agree(source, sending=False)
+        self.assertEqual(self.take(13, 2080, source=source), [])
+        self.agree(source, codec="PCMU")
+        [(other, _)] = self.take(14, 2240, source=source, payload_type=0)
+        self.assertEqual((other.payload_type, self.session.packets_in), (0, 14))
+
+    def test_strangers_are_not_echoed_and_change_nothing(self):
+        before, _ = self.run_up_to(3)
+        self.assertEqual(self.take(4, 640, source=("127.0.0.66", 6000)), [])
+        [(after, address)] = self.take(4, 640)
+        self.assertEqual((after.sequence, address), (before.sequence + 1 & 0xFFFF, self.remote))
+        self.assertEqual(self.session.packets_in, 4)
+
+    def test_another_port_of_the_caller_is_heard_and_the_agreed_one_answered(self):
+        self.run_up_to(3)
+        for sequence in range(4, 8):
+            [(_, address)] = self.take(sequence, sequence * 160, source=(A, 40001))
+            self.assertEqual(address, self.remote)
+
+    def test_a_packet_that_can_not_be_sent_ends_nothing(self):
+        before, _ = self.run_up_to(5)
+        self.wire.fails = True
+        for sequence in (6, 7):
+            self.assertEqual(self.take(sequence, sequence * 160), [])
+        self.wire.fails = False
+        [(after, _)] = self.take(8, 1280)
+        self.assertEqual((self.session.packets_in, self.session.packets_out), (8, 6))
+        self.assertIn(after.sequence - before.sequence & 0xFFFF, (1, 2, 3))
+        self.assertEqual(after.timestamp - before.timestamp & 0xFFFFFFFF, 480)
+
+
 class SenderReports(OnSockets):
     def test_the_time_told_is_that_of_the_first_packet_of_a_key_that_is_echoed(self):
         caller, reports = self.open(A), self.open(A)
@@ -430,12 +571,12 @@ class SenderReports(OnSockets):
         self.addCleanup(session.stop)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA",
                                  reports.getsockname(), events=101))
-        view = memoryview(bytearray(2048))
+        view, echo = memoryview(bytearray(2048)), rtp.Echo(session)
         for sequence, now in ((1, 1000), (2, 1160), (3, 1320)):
             caller.sendto(packet(sequence, 800, b"\1\x0a\0\xa0", 101), (A, session.port))
             deadline = time.monotonic() + 5
             while session.packets_out < sequence and time.monotonic() < deadline:
-                session.echo(view, now)
+                echo.take(view, now)
         sent = RTPPacket.parse(caller.recv(2048)).timestamp
         session.report(1000.0)
         told = struct.unpack_from("!I", reports.recv(2048), 16)[0]

@@ -6,7 +6,7 @@ import unittest
 from unittest import mock
 
 import rtp_thread
-from rtp_thread import BEHIND, TICK, RTPThread
+from rtp_thread import BEHIND, MANY, TICK, RTPThread
 
 
 class Time:
@@ -20,6 +20,11 @@ class Time:
 
     def sleep(self, seconds):
         self.now += seconds
+
+
+class Reader:
+    def __init__(self, sock, take):
+        self.sock, self.take = sock, take
 
 
 class Ticks(unittest.TestCase):
@@ -129,7 +134,7 @@ class Readers(unittest.TestCase):
         for served in self.each_poll():
             readers = [self.reader(b"end") for _ in range(20)]
             for sock, _, take, _ in readers:
-                served.read(sock, take)
+                served.read(Reader(sock, take))
             for number, (sock, _, _, _) in enumerate(readers):
                 for data in (b"%d" % number, b"end"):
                     self.sender.sendto(data, sock.getsockname())
@@ -141,8 +146,8 @@ class Readers(unittest.TestCase):
     def test_one_that_raises_is_served_no_more_and_the_others_are(self):
         for served in self.each_poll():
             bad, good = self.reader(b""), self.reader(b"end")
-            served.read(bad[0], lambda view, now: 1 // 0)
-            served.read(*good[:1], good[2])
+            served.read(Reader(bad[0], lambda view, now: 1 // 0))
+            served.read(Reader(good[0], good[2]))
             with self.assertLogs("rtp_thread", "ERROR") as logged:
                 self.sender.sendto(b"x", bad[0].getsockname())
                 for data in (b"1", b"2", b"end"):
@@ -153,7 +158,7 @@ class Readers(unittest.TestCase):
     def test_one_to_which_nothing_comes_is_asked_whether_it_goes_on(self):
         for served in self.each_poll():
             sock, got, take, over = self.reader(b"end")
-            served.read(sock, take)
+            served.read(Reader(sock, take))
             over.set()
             self.wait_for_end(served)
             self.assertEqual(got, [])
@@ -162,7 +167,7 @@ class Readers(unittest.TestCase):
         for served in self.each_poll():
             for _ in "12":
                 sock, got, take, _ = self.reader(b"end")
-                served.read(sock, take)
+                served.read(Reader(sock, take))
                 self.sender.sendto(b"end", sock.getsockname())
                 self.wait_for_end(served)
                 self.assertEqual(got, [b"end"])
@@ -172,7 +177,7 @@ class Readers(unittest.TestCase):
         threads = set()
         for end in (b"1", b"2"):
             sock, _, take, _ = self.reader(end)
-            served.read(sock, take)
+            served.read(Reader(sock, take))
             threads.add(served.thread)
             self.sender.sendto(end, sock.getsockname())
             while len(served):
@@ -182,10 +187,63 @@ class Readers(unittest.TestCase):
         served.tick(lambda: False)
         self.wait_for_end(served)
 
+    def test_one_that_was_handed_over_is_served_by_the_other_thread(self):
+        for served in self.each_poll():
+            heir, by = RTPThread(), []
+            (sock, got, take, _), (stays, _, take_other, _) = self.reader(b"end"), self.reader(b"")
+
+            def noting(view, now, take=take, by=by):
+                by.append(threading.current_thread())
+                return take(view, now)
+
+            heir.read(Reader(stays, take_other))
+            served.read(Reader(sock, noting))
+            first, second = served.thread, heir.thread
+            served.hand_over(heir)
+            self.sender.sendto(b"1", sock.getsockname())
+            self.wait_for_end(served)
+            self.sender.sendto(b"end", sock.getsockname())
+            self.sender.sendto(b"", stays.getsockname())
+            self.wait_for_end(heir)
+            self.assertEqual((got, by[-1]), ([b"1", b"end"], second))
+            self.assertLessEqual(set(by), {first, second})
+
+    def test_one_that_can_not_be_handed_over_stays(self):
+        for served in self.each_poll():
+            sock, got, take, _ = self.reader(b"end")
+            served.read(Reader(sock, take))
+            heir = RTPThread()
+            heir.read = mock.Mock(side_effect=OSError("no more"))
+            with self.assertLogs("rtp_thread", "WARNING"):
+                served.hand_over(heir)
+                for data in (b"1", b"2", b"end"):
+                    self.sender.sendto(data, sock.getsockname())
+                self.wait_for_end(served)
+            self.assertEqual(got, [b"1", b"2", b"end"])
+
+    def test_where_many_are_behind_two_packets_are_taken_at_a_time(self):
+        for served in self.each_poll():
+            order, readers = [], [self.reader(b"end") for _ in range(MANY + 1)]
+            for number, (sock, _, take, _) in enumerate(readers):
+                for data in (b"1", b"2", b"end"):
+                    self.sender.sendto(data, sock.getsockname())
+
+                def noting(view, now, take=take, number=number, order=order):
+                    order.append(number)
+                    return take(view, now)
+
+                with mock.patch.object(served, "_start"):  # until all are there
+                    served.read(Reader(sock, noting))
+            served.thread = threading.current_thread()
+            served.run()
+            for _, got, _, _ in readers:
+                self.assertEqual(got, [b"1", b"2", b"end"])
+            self.assertEqual(order[0], order[1])
+
     def test_no_thread_raises_and_leaves_nothing(self):
         served, sock = RTPThread(), self.open()
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
-            for give in (lambda: served.read(sock, print), lambda: served.tick(print)):
+            for give in (lambda: served.read(Reader(sock, print)), lambda: served.tick(print)):
                 with self.assertRaises(RuntimeError):
                     give()
         self.assertEqual((len(served), served.thread), (0, None))
