@@ -71,7 +71,7 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
     ("RTP_THREADS", "64", number(0, 999),
-     "echoed calls with an RTP thread of their own; those beyond share one"),
+     "echoed calls with an RTP thread of their own; beyond they share one, as do more than 400"),
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
      "seconds without RTP until a call that is not held is ended; 0 is never"),

@@ -216,7 +216,7 @@ class RTPSession:
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
             if self._echo:
-                self._echo.size = -1  # ends its run
+                self._echo.interrupt()
 
     def start(self, thread, tick=None):
         """Be served by an RTPThread: by tick, called every 20 ms, or else by the echo.
@@ -501,9 +501,12 @@ class Echo:
         self.due, self.jitter = now + units, int(received.jitter * 16)
         with self.settling:
             self.first = self.next = head + self.step
-        self.size = size
-        if session.flow is not flow:
-            self.size = -1  # the SIP thread may have said so just before
+            self.size = size if session.flow is flow else -1  # the SIP thread may have replaced it
+
+    def interrupt(self):
+        """Let the next packet be taken the long way: the session has a new flow. SIP thread."""
+        with self.settling:
+            self.size = -1
 
     def settle(self, end=False):
         """Let the session count what the run has brought up to now, and perhaps end it.

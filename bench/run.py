@@ -3,6 +3,7 @@
     python bench/run.py --calls 500 1000 2000 --runs 5    calls up at once, 50 packets/s each
     python bench/run.py --short 300 --seconds 30 --up 1000   short calls a second, beside 1000
     python bench/run.py --hold 5000                       calls up that are silent: what each takes
+    python bench/run.py --short 5 --seconds 1800 --up 195 --every 60 --alone     half an hour
 
 Server and echo run on the first core this process may use, the generator (bench/load.c) on the
 last. A figure is the median of the runs and, in parentheses, the least and the most. The last five
@@ -178,6 +179,18 @@ def wait_for(process):
     raise Failed("the server does not start")
 
 
+def watch(pid, every, ended):
+    """Say what a process holds, now, every so many seconds and when the Event `ended` is set."""
+    begun = time.monotonic()
+    while True:
+        now = Sample(pid, pid)
+        print(f"  after {now.at - begun:5.0f} s: {now.memory} kB, {now.threads} threads, "
+              f"{now.sockets} sockets", file=sys.stderr, flush=True)
+        if ended.is_set():
+            return
+        ended.wait(every)
+
+
 def measure(command, load, cores, options):
     """Return the figures of one run as a dict; command: the server or the echo."""
     env = dict({"LOG_LEVEL": "warning"}, **os.environ)
@@ -188,6 +201,10 @@ def measure(command, load, cores, options):
         with running(load, cores[-1:], options, stdout=subprocess.PIPE) as generator:
             watchdog = threading.Timer(options.limit, generator.kill)
             watchdog.start()
+            ended = threading.Event()
+            watcher = threading.Thread(target=watch, args=(server.pid, options.every, ended))
+            if options.every:
+                watcher.start()
             try:
                 for line in generator.stdout:
                     if line.startswith("{"):
@@ -197,6 +214,9 @@ def measure(command, load, cores, options):
                     samples.append(Sample(server.pid, generator.pid))
             finally:
                 watchdog.cancel()
+                ended.set()
+                if options.every:
+                    watcher.join()
     raise Failed("the generator did not end in time")
 
 
@@ -227,9 +247,9 @@ def show(runs, mode):
     for name, key, form, comparable in ROWS:
         if key in HIDDEN[mode] or not all(key in run for column in runs.values() for run in column):
             continue
-        ours, least = (statistics.median(run[key] for run in column) for column in runs.values())
+        ours, *least = (statistics.median(run[key] for run in column) for column in runs.values())
         table.append((name, *(cell(column, key, form) for column in runs.values()),
-                      f"{ours / least:.2f}" if comparable and least > 0 else ""))
+                      f"{ours / least[0]:.2f}" if comparable and any(least) else ""))
     widths = [max(map(len, column)) for column in zip(*table)]
     table.insert(1, tuple("-" * width for width in widths))
     for row in table:
@@ -273,6 +293,8 @@ def parse():
     parser.add_argument("--rate", type=int, default=100, help="calls a second until all are up")
     parser.add_argument("--seconds", type=float, default=10, help="to measure")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--every", type=float, default=0, help="seconds: say what is held")
+    parser.add_argument("--alone", action="store_true", help="without the C echo")
     parser.add_argument("--unpinned", action="store_true", help="server and echo on all cores")
     parser.add_argument("--realtime", action="store_true",
                         help="let no other process take a core from the three; root only")
@@ -302,6 +324,8 @@ def main():
         load, echo = build(folder)
         servers = {"server": [options.python, str(HERE.parent / "server.py")],
                    "C echo": [echo, ADDRESS, str(PORT)]}
+        if options.alone:
+            del servers["C echo"]
         for count in options.hold or ([options.up] if options.short else options.calls):
             options.limit = count / options.rate + options.seconds + count / 500 + GRACE
             command = [load, "-s", f"{ADDRESS}:{PORT}", "-n", str(count), "-r", str(options.rate),
