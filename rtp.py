@@ -169,7 +169,7 @@ class RTPSession:
         self.stop_event = stop_event or threading.Event()
         self.flow = Flow(sdp.NOTHING)
         self._received, self._packets_out, self._octets_out = rtcp.Reception(), 0, 0
-        self._echo = None
+        self.echo = None  # while one is served
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
         self._events = dtmf.EventReader()
@@ -186,8 +186,9 @@ class RTPSession:
         self._warned = False
 
     def _settle(self):
-        if self._echo:
-            self._echo.settle()
+        echo = self.echo
+        if echo:
+            echo.settle()
 
     @property
     def received(self):
@@ -215,8 +216,9 @@ class RTPSession:
         """Go on as an sdp.Agreement says; one that says nothing new disturbs nothing."""
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
-            if self._echo:
-                self._echo.interrupt()
+            echo = self.echo
+            if echo:
+                echo.interrupt()
 
     def start(self, thread, tick=None):
         """Be served by an RTPThread: by tick, called every 20 ms, or else by the echo.
@@ -229,8 +231,9 @@ class RTPSession:
                 self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
             thread.tick(tick)
         else:
-            self._echo = Echo(self)
-            thread.read(self._echo)
+            echo = Echo(self)
+            thread.read(echo)
+            self.echo = echo
         self._served = True
 
     def stop(self):
@@ -450,7 +453,7 @@ class Echo:
             sock = self.sock
             size, source = sock.recvfrom_into(view)
         except OSError:  # nothing was there, or an ICMP error of an earlier packet
-            return not self.session.stop_event.is_set()
+            return self._goes_on()
         head, ssrc = unpack_head(view)
         if (head == self.next and ssrc == self.ssrc and size == self.size
                 and source == self.source and head <= self.last):
@@ -466,7 +469,14 @@ class Echo:
                     self.jitter += (change if change > 0 else -change) - (self.jitter + 8 >> 4)
                 return True
         self._take_one(view, size, source, now)
-        return not self.session.stop_event.is_set()
+        return self._goes_on()
+
+    def _goes_on(self):
+        if not self.session.stop_event.is_set():
+            return True
+        self.settle(end=True)
+        self.session.echo = None  # they would keep each other until garbage is collected
+        return False
 
     def _take_one(self, view, size, source, now):
         """Echo a packet that is in no run; it may begin one."""

@@ -1,6 +1,7 @@
 """RTP: packets as bytes, and sessions on real sockets of the loopback."""
 
 import errno
+import gc
 import random
 import socket
 import struct
@@ -9,6 +10,7 @@ import threading
 import time
 import types
 import unittest
+import weakref
 
 import dtmf
 import rtcp
@@ -537,6 +539,19 @@ class Runs(unittest.TestCase):
         self.agree(source, codec="PCMU")
         [(other, _)] = self.take(14, 2240, source=source, payload_type=0)
         self.assertEqual((other.payload_type, self.session.packets_in), (0, 14))
+
+    def test_what_has_ended_is_counted_and_kept_by_nothing(self):
+        self.run_up_to(5)
+        self.session._served = False  # else the stand-in has no shutdown
+        self.wire.close = lambda: None
+        self.session.stop()
+        self.assertFalse(self.echo.take(self.view, self.now))
+        self.assertEqual((self.session.packets_in, self.session.packets_out), (5, 5))
+        gone = weakref.ref(self.session)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        del self.session, self.echo
+        self.assertIsNone(gone())
 
     def test_strangers_are_not_echoed_and_change_nothing(self):
         before, _ = self.run_up_to(3)
