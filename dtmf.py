@@ -12,7 +12,7 @@ END = 0x80
 STEP = 160  # timestamp units, 20 ms
 LATE = 40000  # timestamp units, 5 s: a timestamp further back is a new clock
 SAME = 5.0  # seconds; INFO comes when the key is released
-SIGNAL = re.compile(rb"^\s*signal\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
 class EventReader:

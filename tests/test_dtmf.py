@@ -75,6 +75,8 @@ class Bodies(unittest.TestCase):
                 ("application/dtmf-relay", b"Signal=10\r\n", "*"),
                 ("application/dtmf-relay", b"Duration=160\r\n", ""),
                 ("application/dtmf-relay", b"Signal=hello\r\n", ""),
+                ("application/dtmf-relay", b"\r\n signal = #\r\n", "#"),
+                ("application/dtmf-relay", b"\n" * 65000, ""),  # once half a minute of work
                 ("application/dtmf-relay", b"Signal=\xff\r\n", ""),
                 ("application/dtmf", b" d\r\n", "D"), ("application/dtmf", b"", ""),
                 ("application/media_control+xml", b"1", ""), ("", b"1", "")):
