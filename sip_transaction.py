@@ -186,8 +186,8 @@ class ClientTransactions:
             key = response.via.branch, response.cseq[1]
         except ValueError:
             return False
-        if key not in self._waiting:
-            return False
+        if key not in self._waiting or len(response.headers_all("Via")) > 1:
+            return False  # RFC 3261 8.1.3.3: with more Vias it is not for us
         if response.status >= 200:
             self._finish(key, response)
         return True

@@ -168,6 +168,12 @@ class Client(Timed):
         return SIPMessage(f"SIP/2.0 {status} x\r\nVia: SIP/2.0/UDP us;branch={branch}\r\n"
                           f"CSeq: 1 {method}\r\n\r\n")
 
+    def test_a_response_that_is_to_travel_on_is_not_ours(self):
+        data = ("SIP/2.0 200 x\r\nVia: SIP/2.0/UDP us;branch=z9hG4bKq, SIP/2.0/UDP next\r\n"
+                "CSeq: 1 BYE\r\n\r\n")
+        self.assertFalse(self.client.on_response(SIPMessage(data)))
+        self.assertEqual(self.finals, [])
+
     def test_timer_e_resends_and_timer_f_gives_up(self):
         self.advance(100)
         self.assertEqual(self.times(), [0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5])
