@@ -1,0 +1,509 @@
+"""Mutated messages and packets for everything that reads what a stranger sends; and its cost.
+
+python -m tests.fuzz [--seconds N] [TARGET ...] runs every target for its share of the time, one
+line each, and exits with 1 after a failure and the input that caused it.  Imports: hypothesis.
+"""
+
+import argparse
+import functools
+import itertools
+import logging
+import random
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+import unittest
+from types import SimpleNamespace
+from unittest import mock
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import dtmf
+import rtcp
+import sdp
+import sip_utils
+from rtp import Echo, RTPPacket, RTPSession
+from rtp_thread import MAX_PACKET
+from sip_message import SIPError, SIPMessage
+from sip_response import SIPResponse
+from sip_session_timer import answer_expiry, read_session_expires
+from sip_tcp import Framer, FramingError
+from tests.support import OFFER, PEER, Trunk, offer, statuses
+from tests.test_cisco import CUCM_SDP
+
+SIZE = 65000  # bytes of a hostile message
+SLOW, RATIO = 0.020, 3  # seconds it may take, and times as long as one of half the size
+TOO_SHORT = 0.005  # seconds: of less the noise is too great a part for a ratio
+
+
+def message(start, *lines, body=b""):
+    """Return a message of the call that is up; lines replace the usual header of that name."""
+    start = start if " " in start else f"{start} sip:1000@192.0.2.1 SIP/2.0"
+    headers = dict(line.split(": ", 1) for line in (
+        "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bK-NNN", "Max-Forwards: 70",
+        "From: \"Alice, 1\" <sip:4711@192.0.2.10>;tag=alice", "To: <sip:1000@192.0.2.1>;tag=tag0",
+        "Call-ID: call-1@192.0.2.10", f"CSeq: 2 {start.split(' ')[0]}",
+        "Contact: <sip:4711@192.0.2.10:5060>", *lines))
+    if body:
+        headers.setdefault("Content-Type", "application/sdp")
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{start}\r\n{text}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+NEW = "Call-ID: call-2@192.0.2.10", "To: <sip:1000@192.0.2.1>"
+CUCM = CUCM_SDP.replace("\n", "\r\n").encode()
+MULTIPART = (b"--b\r\nContent-Type: application/sdp\r\n\r\n%b\r\n--b\r\nContent-Type: application/"
+             b"x-q931\r\nContent-Disposition: signal;handling=optional\r\n\r\n\x08\r\n--b--\r\n")
+SDPS = [OFFER, CUCM, offer("sendonly"), offer("inactive", "0.0.0.0"),
+        offer(extra="a=rtcp:4001 IN IP4 192.0.2.11\r\nm=video 0 RTP/AVP 31\r\n")]
+OURS = "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK-ours0;rport=5060", "CSeq: 1 REFER"
+MESSAGES = [
+    message("INVITE", *NEW, "Supported: timer,100rel", "Session-Expires: 1800;refresher=uas",
+            "Allow: INVITE, UPDATE", "P-Asserted-Identity: \"A\" <sip:4711@x>", "Expires: 180",
+            "Diversion: <sip:1@x>;reason=no-answer", "Record-Route: <sip:10.0.0.1;lr>", body=CUCM),
+    message("INVITE", *NEW, "Require: 100rel", "History-Info: <sip:1@x>;index=1,<sip:2@x>;index=2",
+            "Remote-Party-ID: <sip:4711@x>;party=calling;privacy=full", "Privacy: id"),
+    message("INVITE", *NEW, "Content-Type: multipart/mixed;boundary=b", body=MULTIPART % OFFER),
+    message("INVITE", body=offer("sendonly")), message("INVITE"), message("ACK"),
+    message("ACK", body=OFFER), message("ACK", *NEW, body=CUCM),
+    message("UPDATE", "Session-Expires: 1800", "Supported: timer", body=OFFER), message("UPDATE"),
+    message("BYE", "Reason: Q.850;cause=16"), message("CANCEL", *NEW), message("PRACK"),
+    message("OPTIONS"), message("OPTIONS", *NEW), message("REFER", "Refer-To: <sip:1@192.0.2.3>"),
+    message("INFO", "Content-Type: application/dtmf-relay", body=b"Signal=5\r\nDuration=160\r\n"),
+    message("NOTIFY", "Event: telephone-event", body=b"\x05\x0a\x03\x20"),
+    message("NOTIFY", "Event: refer;id=1", "Subscription-State: terminated;reason=noresource",
+            "Content-Type: message/sipfrag", body=b"SIP/2.0 200 OK\r\n"),
+    message("SUBSCRIBE", "Event: kpml"), message("MESSAGE", *NEW, body=b"hello"),
+    message("SIP/2.0 202 Accepted", *OURS), message("SIP/2.0 481 Gone", *OURS)]
+LINES = sorted({line + b"\r\n" for data in MESSAGES + SDPS for line in data.split(b"\r\n")})
+TOKENS = (b'" < > , ; : \\ @ = % %00 * [::1] -1 0 4294967296 99999999999 65536 127.0.0.1 sip: '
+          b"example.invalid 255.255.255.255 ;tag=tag0 ;lr ;maddr=x ;rport ;received= \xff \xe2\x82 "
+          b"RTP/AVP 1_0 alice INVITE BYE SIP/2.0".split()
+          + [b" ", b"\t", b"\r", b"\n", b"\r\n", b"\r\n ", b"\r\n\r\n", b"\0", b"a" * 300])
+UNITS = rb".", rb"\w+|\W", rb"[^\n]*\n?"
+OPERATIONS = {
+    "cut": lambda piece, token: [], "repeat": lambda piece, token: piece * 3,
+    "swap": lambda piece, token: piece[::-1], "insert": lambda piece, token: [*piece, token],
+    "replace": lambda piece, token: [token],
+    "flip": lambda piece, token: [bytes(byte ^ 1 << len(token) % 8 for byte in b"".join(piece))]}
+PLACE = st.integers(0, 5000)
+EDITS = st.lists(st.tuples(
+    st.sampled_from(UNITS), st.sampled_from(sorted(OPERATIONS)), PLACE, st.integers(1, 8),
+    st.sampled_from(TOKENS) | st.sampled_from(LINES)), max_size=4)
+RTP = [RTPPacket(kind, 1, 160, 7, payload).serialize()
+       for kind in (8, 101, 13) for payload in (b"\xd5" * 160, b"\x05\x8a\x03\x20")]
+RTP += [b"\xb1" + RTP[0][1:12] + bytes(4) + b"\xbe\xde\0\1" + bytes(23) + b"\3"]
+BLOCK = rtcp.Block(7, 1, 2, 3, 4, 5, 6)
+RTCP = [rtcp.report(7, "c", (1, 2, 3, 4), BLOCK), rtcp.report(7, "c"), rtcp.goodbye(7, "c")]
+
+
+def mutate(data, edits, fits):
+    """Return data after edits; fits: its Content-Length is put right."""
+    for unit, operation, at, length, token in edits:
+        pieces = re.findall(unit, data, re.DOTALL)
+        at %= len(pieces) + 1
+        pieces[at:at + length] = OPERATIONS[operation](pieces[at:at + length], token)
+        data = b"".join(pieces)
+    body = data.partition(b"\r\n\r\n")[2]
+    return re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), data, count=1
+                  ) if fits else data
+
+
+def mutated(samples):
+    return st.builds(mutate, st.sampled_from(samples), EDITS, st.booleans()) | st.binary()
+
+
+def attempt(errors, function, *args):
+    """Return function(*args), None where it raises one of the errors it may raise."""
+    try:
+        return function(*args)
+    except errors:
+        return None
+
+
+# Targets: functions that raise for an input that is dealt with wrongly
+
+
+def check_message(data):
+    request = SIPMessage(data, PEER)
+    for name in (*request.headers, "Via", "Content-Type", "x-none"):
+        request.header(name), request.headers_all(name)
+    for part in ("via", "cseq", "from_tag", "to_tag"):
+        attempt(ValueError, getattr, request, part)
+    attempt(SIPError, request.sdp)
+    attempt(ValueError, read_session_expires, request)
+    attempt(SIPError, answer_expiry, request, True)
+    for function in (sip_utils.q850_cause, sip_utils.get_identity, sip_utils.get_caller_number,
+                     sip_utils.get_called_number):
+        function(request)
+    SIPMessage(data.decode("utf-8", "surrogateescape"))
+    if request.is_request():
+        response = SIPMessage(bytes(SIPResponse(200, "", request)))
+        assert response.is_response()
+        if attempt(SIPError, lambda: request.check() or True):
+            assert (response.cseq, response.from_tag) == (request.cseq, request.from_tag)
+            assert response.header("Call-ID") == request.header("Call-ID")
+
+
+def check_sdp(bodies):
+    session = sdp.LocalSession("192.0.2.1", 16384)
+    for body in bodies:
+        answer = attempt(sdp.SDPError, session.answer, body)
+        if answer:
+            assert len(sdp.parse(answer[0]).media) == len(sdp.parse(body).media)
+        assert sdp.parse(session.offer()).media
+        attempt(sdp.SDPError, session.on_answer, body)
+
+
+def check_helpers(data):
+    text = data.decode("utf-8", "surrogateescape")
+    for function in (sip_utils.parse_address, sip_utils.parse_uri, sip_utils.request_uri,
+                     sip_utils.split_host_port, sip_utils.parse_via, sip_utils.parse_cseq):
+        attempt(ValueError, function, text)
+    assert sip_utils.split_list(",".join(sip_utils.split_list(text))) == sip_utils.split_list(text)
+    assert ";".join(sip_utils.split_outside(text, ";")) == text
+    sip_utils.parse_params(text.split(";"))
+    assert sip_utils.stable_tag(text) == sip_utils.stable_tag(text)
+
+
+class Wire:
+    """A socket of datagrams that are there already."""
+
+    def __init__(self, datagrams):
+        self.datagrams, self.sent = list(datagrams), []
+
+    def getsockname(self):
+        return "192.0.2.1", 16384
+
+    def recvfrom_into(self, view):
+        data, source = self.datagrams.pop(0)
+        view[:len(data)] = data
+        return len(data), source
+
+    def sendto(self, data, address):
+        self.sent.append(bytes(data))
+
+
+def check_rtp(datagrams):
+    for data, _ in datagrams:
+        packet = attempt(ValueError, RTPPacket.parse, data)
+        assert not packet or RTPPacket.parse(packet.serialize()) == packet
+    session = RTPSession(Wire(datagrams), PEER[0])
+    session.update(sdp.LocalSession("192.0.2.1", 16384).answer(OFFER)[1])
+    session.on_key = lambda key: dtmf.KEYS.index(key)
+    echo, buffer = Echo(session), memoryview(bytearray(MAX_PACKET))
+    for data, source in datagrams:
+        echo.take(buffer, 0)
+        buffer[:len(data)] = data
+        assert 0 <= session.take(buffer, len(data), source, 0) <= len(data)
+    for data in session.sock.sent:
+        RTPPacket.parse(data)
+    if session.received.ssrc is not None:
+        rtcp.report(7, "c", None, session.received.block())
+
+
+def check_rtcp(data):
+    sent, blocks = attempt(ValueError, rtcp.parse, data) or (None, [])
+    RTPSession(Wire([]))._take_report(sent, blocks, 1e9)
+    for block in blocks:
+        rtcp.report(7, "c", None, block)
+
+
+def check_dtmf(bodies):
+    events, notified, keys = dtmf.EventReader(), dtmf.NotifyReader(), dtmf.Keys()
+    for timestamp, body in bodies:
+        for key in (events.read(7, timestamp, body), notified.read(body),
+                    dtmf.info_key("Application/DTMF-Relay ;a", body),
+                    dtmf.info_key("application/dtmf", body)):
+            assert key == "" or key in dtmf.KEYS
+            assert keys.is_new(key, "way", timestamp) in (True, False)
+
+
+def check_framing(example):
+    messages, sizes = example
+    stream = b"".join(messages)
+    assert frame([stream]) == frame(cut(stream, sizes))
+
+
+def frame(pieces):
+    framer, found = Framer(), []
+    for piece in pieces:
+        try:
+            found.extend(framer.feed(piece))
+        except FramingError as error:
+            return [*found, error.head, str(error)]
+    return [*found, framer.half]
+
+
+def cut(stream, sizes):
+    for size in itertools.cycle(sizes):
+        if not stream:
+            return
+        yield stream[:size]
+        stream = stream[size:]
+
+
+class Caught(logging.Handler):
+    """Formats what is logged, and keeps what was raised in a guard or a thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.errors = []
+
+    def emit(self, record):
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self.errors.append(record.exc_info[1] if record.exc_info else AssertionError(text))
+
+
+CAUGHT = Caught()
+
+
+def unknown(host, *others):
+    """Stand for socket.getaddrinfo: what the name server is not asked for fails as there."""
+    host.encode("idna")
+    raise socket.gaierror(f"{host!r} is unknown here")
+
+
+def trunk_with_call():
+    """Return (Trunk, Call): the call that MESSAGES are of, and a REFER of ours in it."""
+    trunk = Trunk()
+    trunk.server.sock = SimpleNamespace(family=socket.AF_INET)
+    for name, text in (("new_tag", "tag"), ("new_branch", "z9hG4bK-ours")):
+        made = map(f"{text}{{}}".format, itertools.count())
+        mock.patch(f"sip_dialog.{name}", made.__next__).start()
+    mock.patch("socket.getaddrinfo", unknown).start()
+    call = trunk.call()
+    call.refer("sip:2@192.0.2.2", lambda status, reason: None)
+    assert call.key == ("call-1@192.0.2.10", "tag0", "alice")
+    return trunk, call
+
+
+def check_server(example):
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.addHandler(CAUGHT)
+    root.setLevel(logging.DEBUG)
+    try:
+        trunk, call = trunk_with_call()
+        ended = False
+        for data, number, by_tcp in example:
+            data = data.replace(b"NNN", b"%d" % number)
+            connection = SimpleNamespace(address=PEER) if by_tcp else None
+            trunk.server.guard(trunk.server.receive, data, PEER, connection)
+            trunk.server.run_due()
+            ended = ended or ends(SIPMessage(data, PEER, connection), call)
+        assert ended or (not call.over and call in trunk.server.calls), call.why
+        assert 200 in statuses(trunk.say("OPTIONS", call_id="is it there?"))
+        for other in trunk.server.calls:
+            trunk.server.calls.hang_up(other, "the end")
+        trunk.advance(100)
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()  # it looks up a name
+        trunk.advance(100)
+        server = trunk.server
+        assert not [*server.calls, *server.transactions._transactions, *server.requests._waiting]
+        if CAUGHT.errors:
+            raise CAUGHT.errors[0]
+    finally:
+        mock.patch.stopall()
+        CAUGHT.errors.clear()
+        root.removeHandler(CAUGHT)
+        root.setLevel(level)
+
+
+def ends(message, call):
+    """Say whether a message ends the call by right."""
+    if call.why in ("unusable SDP answer", "REFER answered with 481"):
+        return True
+    try:
+        key = message.header("Call-ID"), message.to_tag, message.from_tag
+        return message.method() == "BYE" and not message.check() and key == call.key
+    except (SIPError, ValueError):
+        return False
+
+
+DATAGRAMS = st.lists(st.tuples(mutated(RTP), st.sampled_from((PEER, ("192.0.2.99", 9)))))
+VALUES = sorted({line.partition(b":")[2].strip() for line in LINES})
+KEYS = (b"Signal=5\r\nDuration=160", b"#", b"11", b"\x05\x0a\x03\x20", b"\x05\x8a\x03\x20")
+REQUESTS = st.tuples(mutated(MESSAGES), st.integers(0, 5), st.booleans())
+TARGETS = {
+    "message": (check_message, mutated(MESSAGES)),
+    "sdp": (check_sdp, st.lists(mutated(SDPS), min_size=1, max_size=3)),
+    "helpers": (check_helpers, mutated(VALUES)),
+    "rtp": (check_rtp, DATAGRAMS),
+    "rtcp": (check_rtcp, mutated(RTCP)),
+    "dtmf": (check_dtmf, st.lists(st.tuples(st.integers(0, 0xFFFFFFFF), mutated(KEYS)))),
+    "framing": (check_framing, st.tuples(
+        st.lists(mutated(MESSAGES) | st.just(b"\r\n\r\n"), max_size=4),
+        st.lists(st.integers(1, 300), min_size=1, max_size=5))),
+    "server": (check_server, st.lists(REQUESTS, min_size=1, max_size=5)),
+}
+
+
+def search(name, seconds=0.0, examples=100):
+    """Try so many examples of a target, and again until the time is over; return their number.
+
+    What a wrong one raises has the attribute `example`.
+    """
+    check, strategy = TARGETS[name]
+    end, tried = time.monotonic() + seconds, [0, None]
+
+    @settings(max_examples=examples, deadline=None, database=None, report_multiple_bugs=False,
+              suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def run(example):
+        tried[:] = tried[0] + 1, example
+        check(example)
+
+    try:
+        run()
+        while time.monotonic() < end:
+            run()
+    except Exception as error:
+        error.example = tried[1]  # the least one is run last
+        raise
+    return tried[0]
+
+
+# Cost: what is {} in these is 65,000 bytes of one of the pieces
+
+
+def hostile():
+    """Yield (where, what is repeated there, function of a size that returns the message)."""
+    values = {
+        "Via": ("SIP/2.0/UDP h;branch=z9hG4bK-c{}", "SIP/2.0/UDP h;branch=z9hG4bK-c,{}",
+                "SIP/2.0/UDP {}", "SIP{}/2.0/UDP h"),
+        "From": ('"{}" <sip:1@h>;tag=a', '"{}', "<sip:1@h>;tag=a;{}", "<sip:{}@h>;tag=a"),
+        "To": ("<sip:1@h>;{}", "<sip:1@{}>"), "Contact": ("<sip:1@h;{}>", "<sip:1@h>,{}"),
+        "Record-Route": ("<sip:h;lr>,{}", "{}"), "CSeq": ("1{} INVITE", "1 {}"),
+        "P-Asserted-Identity": ('"{}" <sip:1@h>', "{}"), "Session-Expires": ("1800;{}", "{}"),
+        "Content-Type": ("application/sdp;{}", "multipart/mixed;boundary={}", "{}"),
+        **dict.fromkeys((
+            "Call-ID", "Remote-Party-ID", "Diversion", "History-Info", "Privacy", "Require",
+            "Supported", "Allow", "Accept", "Expires", "Max-Forwards", "Content-Disposition",
+            "Content-Encoding", "X-None"), ("{}",))}
+    places = [(f"{name}: {value}", ("INVITE", *NEW, f"{name}: {value}"), "v=0")
+              for name, forms in values.items() for value in forms]
+    places += [(f"{text} in {method}", (method, text), "") for method, text in (
+        ("BYE", "Reason: {}"), ("NOTIFY", "Event: refer;{}"), ("PRACK", "RAck: {}"),
+        ("UPDATE", "Contact: <sip:1@{}>"), ("CANCEL", "Via: SIP/2.0/UDP h;{}"))]
+    bodies = [(f"{kind} {body!r} in {method}", (method, f"Content-Type: {kind}", *more), body)
+               for method, kind, body, *more in (
+        ("INVITE", "application/sdp", "v=0\r\n{}", *NEW),
+        ("INVITE", "application/sdp", "v=0\r\nc=IN IP4 192.0.2.10\r\n{}m=audio 1 RTP/AVP 8", *NEW),
+        ("INVITE", "application/sdp", "c=IN IP4 192.0.2.10\r\nm=audio 1 RTP/AVP {}", *NEW),
+        ("INVITE", "application/sdp", "m=audio 1 RTP/AVP 8\r\na=rtcp:{}", *NEW),
+        ("UPDATE", "application/sdp", "c=IN IP4 192.0.2.10\r\nm=audio 1 RTP/AVP 8\r\n{}"),
+        ("INVITE", "multipart/mixed;boundary=b", "--b\r\n{}", *NEW),
+        ("INVITE", "multipart/mixed;boundary=b", "--b\r\nContent-Type: multipart/mixed;boundary=b"
+         "\r\n\r\n--b\r\n{}", *NEW),
+        ("INFO", "application/dtmf-relay", "{}"), ("INFO", "application/dtmf-relay", "signal={}"),
+        ("INFO", "application/dtmf", "{}"), ("NOTIFY", "message/sipfrag", "{}", "Event: refer"))]
+    places += [("start line", ("INVITE {} SIP/2.0", *NEW), ""), ("reason", (
+        "SIP/2.0 200 {}", *OURS), ""), ("method", ("{} sip:1@h SIP/2.0",), "")]
+    common = ['"', *"<>,;:\\=@/.%a0[ \t\r\n", "\r\n", "\r\n ", " \r\n\t", "--", "\udcff", "a,",
+              "%41", ";a=1", "<a>,", '"a",', "<sip:a@b>,", "SIP/2.0/UDP a,"]
+    lines = [f"\r\n{line}" for line in ("Via: SIP/2.0/UDP h", "X: 1", "Record-Route: <sip:h>",
+                                        "Contact: <sip:h>", "Diversion: <sip:h>", "Require: a")]
+    inside = ["8 ", "m=audio 1 RTP/AVP 9\r\n", "m=video 0 RTP/AVP 9\r\n", "a=rtpmap:9 x\r\n",
+              "c=IN IP4 192.0.2.9\r\n", "a=sendrecv\r\n", "--b\r\n", "\r\n--b\r\n\r\n", "--b--\r\n",
+              "\r\n--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n", "signal\r\n"]
+    for (what, parts, body), piece in itertools.chain(
+            itertools.product(bodies, inside + common),
+            itertools.product([("X-None", ("INVITE", *NEW, "X-None: 1{}"), "")], lines),
+            itertools.product(places, common)):
+        yield what, piece, functools.partial(fill, parts, body, piece)
+    for piece in common + lines + inside:
+        yield "nothing else", piece, functools.partial(repeat, piece)
+
+
+def repeat(piece, size):
+    return (piece * (size // len(piece))).encode("utf-8", "surrogateescape")
+
+
+def fill(parts, body, piece, size):
+    data = message(*parts, body=body.encode()).replace(b"{}", repeat(piece, size))
+    return mutate(data, (), True)
+
+
+def took(data):
+    """Return the seconds of CPU that server.receive takes for a message."""
+    try:
+        server = trunk_with_call()[0].server
+        begun = time.process_time()
+        server.guard(server.receive, data, PEER)
+        return time.process_time() - begun
+    finally:
+        mock.patch.stopall()
+
+
+def measure(make):
+    """Return (seconds a message takes, times as long as one of half the size)."""
+    half = whole = float("inf")
+    for _ in range(3):  # the machine is shared: only the least says anything
+        half = min(half, took(make(SIZE // 2)))
+        if half > 10 * SLOW:
+            return half, 1  # too long to wait for twice as much
+        whole = min(whole, took(make(SIZE)))
+        if not is_slow(whole, whole / half):
+            break
+    return whole, whole / half
+
+
+def is_slow(seconds, ratio):
+    return seconds > SLOW or (seconds > TOO_SHORT and ratio > RATIO)
+
+
+def cost(seconds):
+    """Measure the hostile messages; print the slowest of a kind; return (measured, slow)."""
+    end, measured, worst = time.monotonic() + seconds, 0, {}
+    cases = list(hostile())
+    random.shuffle(cases)  # where the time is too short for all, others are tried each time
+    for what, piece, make in cases:
+        if time.monotonic() > end:
+            print(f"cost: no time for {len(cases) - measured} more")
+            break
+        took, measured = measure(make), measured + 1
+        if is_slow(*took):
+            worst[what] = max(worst.get(what, ()), (*took, piece))
+    for what, (whole, ratio, piece) in worst.items():
+        print(f"cost: {piece!r} in {what}: {whole:.3f} s, {ratio:.1f} times as long as half of it")
+    return measured, len(worst)
+
+
+class Fuzz(unittest.TestCase):
+    def test_nothing_but_the_errors_foreseen_is_raised(self):
+        for name in TARGETS:
+            with self.subTest(name):
+                search(name)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("names", nargs="*", default=[*TARGETS, "cost"], metavar="TARGET")
+    arguments = parser.parse_args()
+    shares = {name: 8 if name == "cost" else 1 for name in arguments.names}
+    share, failed = arguments.seconds / sum(shares.values()), False
+    for name in arguments.names:
+        if name == "cost":
+            measured, slow = cost(share * shares[name])
+            print(f"cost: {measured} messages, {slow} slow", flush=True)
+            failed = failed or slow > 0
+            continue
+        try:
+            print(f"{name}: {search(name, share)} examples", flush=True)
+        except Exception as error:
+            traceback.print_exc(file=sys.stdout)
+            print(f"{name}: failed by {error.example!r}", flush=True)
+            failed = True
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
