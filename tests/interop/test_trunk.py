@@ -34,7 +34,8 @@ class Stream:
     def talk(self):
         if self.target:
             sequence = len(self.sent)
-            header = HEADER.pack(0x80, 8, sequence & 0xFFFF, sequence * 160, self.number)
+            ssrc = self.port << 8 | self.number  # with one for all, some are repeats
+            header = HEADER.pack(0x80, 8, sequence & 0xFFFF, sequence * 160, ssrc)
             mark = MARK.pack(self.number, self.port)
             self.sock.sendto(header + mark + b"\xd5" * 154, self.target)
             self.sent.append(time.monotonic())
