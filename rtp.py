@@ -257,8 +257,8 @@ class RTPSession:
         if self._rtcp is None:
             return
         self._read_reports()
-        self._settle()
-        received, packets = self._received, (self._received.packets, self._packets_out)
+        received = self.received
+        packets = received.packets, self._packets_out
         sender = block = None
         if packets[1] > self._reported[1]:
             timestamp, when = self._sent
@@ -408,17 +408,19 @@ class RTPSession:
         now: by our clock, in timestamp units.
         """
         flow = self.flow
-        if flow.sending:
-            try:
-                self.sock.sendto(data, flow.target)
-            except OSError as error:
-                log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
-                return
-            self.sequence = self.sequence + 1 & 0xFFFF
-            self._packets_out += 1
-            self._octets_out += len(data) - 12
-            if timestamp != self._sent[0]:
-                self._sent = timestamp, now
+        if not flow.sending:
+            return
+        try:
+            self.sock.sendto(data, flow.target)
+        except OSError as error:
+            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
+            return
+        self.sequence = self.sequence + 1 & 0xFFFF
+        self._packets_out += 1
+        self._octets_out += len(data) - 12
+        if timestamp != self._sent[0]:
+            self._sent = timestamp, now
+
 
 class Echo:
     """Sends the packets of a session back. The RTP thread calls `take`.
@@ -449,8 +451,8 @@ class Echo:
         view: room for it. now: by our clock, in timestamp units. SSRC and sequence numbers are our
         own (RFC 3550 8.2: mirrored ones are a loop); payload, marker and timestamp steps stay.
         """
+        sock = self.sock
         try:
-            sock = self.sock
             size, source = sock.recvfrom_into(view)
         except OSError:  # nothing was there, or an ICMP error of an earlier packet
             return self._goes_on()

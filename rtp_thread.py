@@ -96,6 +96,7 @@ class RTPThread:
             if not ready and wait > IDLE - 2 * GATHER:
                 ready = [(fd, 0) for fd in list(readers)]
             wait = IDLE
+            # where nearly all have a packet more wait behind, and of two at a time each costs less
             late = len(ready) > MANY and len(ready) > len(readers) * 0.9
             for fd, _ in ready:
                 reader = readers[fd]
@@ -114,12 +115,13 @@ class RTPThread:
 
     def _hand_over(self):
         heir, self._heir = self._heir, None
-        try:
-            for fd, reader in list(self._readers.items()):
+        for fd, reader in list(self._readers.items()):
+            self._forget(fd)  # first: the heir may close the socket at once
+            try:
                 heir.read(reader)
-                self._forget(fd)
-        except (RuntimeError, OSError) as error:
-            log.warning("a call keeps its thread: %s", error)
+            except (RuntimeError, OSError) as error:
+                log.warning("a call keeps its thread: %s", error)
+                self.read(reader)
 
     def _has_some(self):
         """Say whether there is something to serve; else the thread is as good as ended."""

@@ -180,9 +180,9 @@ def wait_for(process):
 
 
 def watch(pid, every, ended):
-    """Say what a process holds, now, every so many seconds and when the Event `ended` is set."""
+    """Say what a process holds, now, every so many seconds (0: never) and when `ended` is set."""
     begun = time.monotonic()
-    while True:
+    while every:
         now = Sample(pid, pid)
         print(f"  after {now.at - begun:5.0f} s: {now.memory} kB, {now.threads} threads, "
               f"{now.sockets} sockets", file=sys.stderr, flush=True)
@@ -203,8 +203,7 @@ def measure(command, load, cores, options):
             watchdog.start()
             ended = threading.Event()
             watcher = threading.Thread(target=watch, args=(server.pid, options.every, ended))
-            if options.every:
-                watcher.start()
+            watcher.start()
             try:
                 for line in generator.stdout:
                     if line.startswith("{"):
@@ -215,8 +214,7 @@ def measure(command, load, cores, options):
             finally:
                 watchdog.cancel()
                 ended.set()
-                if options.every:
-                    watcher.join()
+                watcher.join()
     raise Failed("the generator did not end in time")
 
 
