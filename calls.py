@@ -30,6 +30,7 @@ MANY_CALLS = 400  # beyond that own threads cost more than they bring: they queu
 TOGETHER = 0.05  # seconds: reports are sent on the beat, for to wake the SIP thread costs more
 LINGER = 1.0  # seconds an RTP thread waits for the next call: where they are many it comes
 WATCH = 10.0  # seconds between two looks whether RTP still comes
+MAX_UNPROVEN = 100  # calls of strangers at once that have no ACK
 RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
 
 
@@ -47,12 +48,20 @@ class Calls(CallTable):
         self._shared, self._bots = RTPThread(linger=LINGER), RTPThread(linger=LINGER)
         self._next_rtp_port = None
         self._ports = set()  # of the calls' RTP sockets
+        self._unproven = set()  # calls of strangers that have ACKed nothing so far
 
     # Setting up
 
     def take(self, request):
         """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
+        stranger = not (request.connection or self._server.gate.knows(request.source[0]))
+        if stranger and len(self._unproven) >= MAX_UNPROVEN:
+            log.warning("no more calls of strangers: %d wait for their ACK", MAX_UNPROVEN)
+            raise SIPError(486, "")
         call, body = self.create(request)
+        if stranger:
+            self._unproven.add(call)
+            call.media.mute = True
         request.transaction.call, request.transaction.tag = call, call.local_tag
         self.add(call)
         self._ports.add(call.media.port)
@@ -74,7 +83,7 @@ class Calls(CallTable):
         try:
             ip = server.address_towards(peer_ip)
             media = self.open_media(peer_ip)
-            call = Call(request, host_port(ip, server.port), server.send, server.after,
+            call = Call(request, host_port(ip, server.port), server.reply, server.after,
                         server.request, self.release, self.drop)
             media.on_key = lambda key: server.call_soon(self.on_key, call, key, "RTP")
             call.media = media
@@ -237,6 +246,17 @@ class Calls(CallTable):
         call.media.update(agreement)
         return body
 
+    def on_ack(self, call, ack):
+        """Take the first ACK of a 2xx: who sent it has our tag."""
+        self._unproven.discard(call)
+        call.media.mute = False
+        for source in (call.invite.source, ack.source):
+            self._server.gate.prove(source)
+
+    def is_unproven(self, call):
+        """Say whether it may be that somebody else's address was used for a call."""
+        return call in self._unproven
+
     def take_answer(self, call, ack):
         """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""
         try:
@@ -303,6 +323,7 @@ class Calls(CallTable):
         """Take out the row of a call whose dialog has ended."""
         self.remove(call)
         self._ports.discard(call.media.port)
+        self._unproven.discard(call)
         call.timer.stop()
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()

@@ -3,10 +3,11 @@
 import ipaddress
 import os
 import re
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 import codec
 
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -56,6 +57,10 @@ def function(text):
     return text
 
 
+def networks(text):
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
 def folder(text):
     if text and not (os.path.isdir(text) and os.access(text, os.W_OK | os.X_OK)):
         raise ValueError("is no directory that can be written to")
@@ -68,6 +73,10 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("ADVERTISED_IP", "", host_address,
      "address that callers are told to send to; unset: the one that faces the caller"),
     ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
+    ("ALLOWED_PEERS", "", networks,
+     "addresses and networks that are answered, with commas; unset: private networks"),
+    ("SIP_RATE", "2000", number(0, 999999),
+     "messages a second from one source that had a call, less from others; 0 is any number"),
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
     ("RTP_THREADS", "64", number(0, 999),
@@ -91,6 +100,8 @@ class Config(NamedTuple):
     bind_ip: str
     advertised_ip: str
     sip_port: int
+    allowed_peers: Tuple[Network, ...]
+    sip_rate: int
     rtp_port_start: int
     rtp_port_end: int
     rtp_threads: int

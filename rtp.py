@@ -184,6 +184,7 @@ class RTPSession:
         self.timestamp = secrets.randbits(32)  # of the next packet sent
         self._served = False  # by a thread, which closes the socket
         self._warned = False
+        self.mute = False  # True: nothing is said but what is echoed
 
     def _settle(self):
         echo = self.echo
@@ -254,7 +255,7 @@ class RTPSession:
 
     def report(self, now):
         """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
-        if self._rtcp is None:
+        if self._rtcp is None or self.mute:
             return
         self._read_reports()
         received = self.received
@@ -392,7 +393,7 @@ class RTPSession:
         """
         flow = self.flow
         kind = flow.formats.get(flow.events if event else flow.audio)
-        if kind is not None:
+        if kind is not None and not self.mute:
             self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
                                     marker).serialize(), self.timestamp,
                           int(self._clock() * 8000))

@@ -6,6 +6,7 @@ alone.  Imports: bot, calls, config, net, sip_*.
 
 import argparse
 import gc
+import ipaddress
 import logging
 import os
 import queue
@@ -25,6 +26,7 @@ import bot
 import config
 import recorder
 from calls import Calls
+from gate import Gate
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
@@ -37,6 +39,7 @@ from sip_utils import new_branch, new_tag
 log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
+MAX_TRANSACTIONS = 2000  # beyond, strangers get their answers without one
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 # A call leaves no cycles behind, so garbage is collected for the sake of bots only, and seldom:
 # with many calls up each full look at all objects keeps everybody waiting for 100 ms.
@@ -59,9 +62,10 @@ class SIPServer:
         self.running, self.stopping, self._lingers = True, False, False
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
-        self.transactions = ServerTransactions(self.send, self.after)
+        self.gate = Gate(config.allowed_peers, config.sip_rate, clock)
+        self.transactions = ServerTransactions(self.reply, self.after)
         self.requests = ClientTransactions(self.send, self.after)
-        self.tcp = TCPTransport(self.call_soon, self.receive)
+        self.tcp = TCPTransport(self.call_soon, self.receive, self.gate.admits)
         self.calls = Calls(self, bot)
 
     # The loop
@@ -102,6 +106,7 @@ class SIPServer:
 
     def run_due(self):
         """Run what was posted and is due; return the seconds to the next timer, None for none."""
+        self.gate.done()
         for _ in range(self._posted.qsize()):  # what is posted meanwhile waits for a datagram
             self.guard(*self._posted.get())
         return self._timers.run(blocking=False)
@@ -181,8 +186,17 @@ class SIPServer:
         except OSError as error:
             log.warning("nothing can be sent to %s: %s", host_port(*address), error)
 
+    def reply(self, data, address):
+        """Send an answer; over UDP to a stranger only a few times as much as came from it."""
+        if isinstance(address, TCPHop) or self.gate.pays(address[0], len(data)):
+            self.send(data, address)
+        else:
+            log.debug("not sent: %s has not sent enough for it", address[0])
+
     def receive(self, data, address, connection=None):
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
+        if not self.gate.admits(address, len(data)):
+            return
         log.debug("from %s %r", host_port(*address), data)
         message = SIPMessage(data, address, connection)
         if not message.valid:
@@ -199,13 +213,20 @@ class SIPServer:
             if self.transactions.absorb(request):
                 return
             if request.method() != "ACK":
-                self.transactions.begin(request)
+                self._begin(request)
             self._dispatch(request)
         except SIPError as error:
             self.refuse(request, error)
         except Exception:
             log.exception("a %s failed", request.method())
             self.refuse(request, SIPError(500, ""))
+
+    def _begin(self, request):
+        """Begin the transaction of a request, unless strangers have too many (RFC 3261 8.2.7)."""
+        if len(self.transactions) < MAX_TRANSACTIONS or self.gate.knows(request.source[0]):
+            self.transactions.begin(request)
+        elif request.method() == "INVITE":
+            raise SIPError(486, "")
 
     def _dispatch(self, request):
         """Check in the order of RFC 3261 8.2, then call the method's function."""
@@ -214,7 +235,7 @@ class SIPServer:
         if handler is None:
             raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])
         if method not in ("ACK", "CANCEL"):  # RFC 3261 8.2.2.3 and 9.1
-            if self.transactions.is_merged(request):
+            if request.transaction and self.transactions.is_merged(request):
                 raise SIPError(482, "")
             unsupported = [option for option in request.headers_all("Require")
                            if option.lower() not in UNDERSTOOD]
@@ -229,8 +250,8 @@ class SIPServer:
         response = SIPResponse(code, reason, request, to_tag, headers, body)
         if request.transaction:
             request.transaction.respond(code, bytes(response), response_address(request))
-        else:  # RFC 3261 8.2.7: a request too bad to keep
-            self.send(bytes(response), response_address(request))
+        else:  # RFC 3261 8.2.7: a request too bad to keep, or one too many
+            self.reply(bytes(response), response_address(request))
         return response
 
     def refuse(self, request, error):
@@ -250,6 +271,11 @@ class SIPServer:
             if reliable:
                 kept = call.connection  # the one the caller uses, if it leads there
                 address = TCPHop(*address, kept if kept and kept.address[0] == address[0] else None)
+            elif self.calls.is_unproven(call):  # once, and not at a stranger's cost
+                if not self.gate.pays(address[0], len(data)):
+                    on_final(None)
+                    return
+                reliable = True
             self.requests.send(method, branch, data, address, on_final, reliable)
 
         def look_up(host, port):
@@ -309,6 +335,17 @@ def raise_file_limit():
             log.warning("no more than %d open files: %s", soft, error)
 
 
+def warn_of_strangers(settings, here):
+    """Say who is answered where everybody can send; here: our address as others see it."""
+    if not ipaddress.ip_address(here).is_global:
+        return
+    if not settings.allowed_peers:
+        log.warning("%s is a public address; only private networks are answered: name the others "
+                    "in ALLOWED_PEERS", here)
+    elif any(not network.prefixlen for network in settings.allowed_peers):
+        log.warning("%s is a public address, and ALLOWED_PEERS lets everybody call", here)
+
+
 def wait_for_threads(seconds):
     """Give bots and recordings so long to come to their ends; then the process ends them."""
     end = time.monotonic() + seconds
@@ -351,6 +388,8 @@ def main(function=None, argv=()):
     gc.set_threshold(*GARBAGE)
     raise_file_limit()
     server = SIPServer(settings, function)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(server.gate)
     try:
         server.open()
     except OSError as error:
@@ -372,6 +411,7 @@ def main(function=None, argv=()):
     log.info("listening on UDP and TCP %s; call sip:echo@%s%s",
              host_port(settings.bind_ip, server.port), host_port(here, server.port),
              f"; served by {function.__module__}:{function.__name__}" if function else "")
+    warn_of_strangers(settings, here)
     server.serve_forever()
     wait_for_threads(STOP_SECONDS)
     log.info("stopped")

@@ -55,7 +55,7 @@ def send_ringing(server, call):
         headers += [("Require", "100rel"), ("RSeq", str(call.rseq))]
         ringing = bytes(server.respond(call.invite, 180, "", headers, to_tag=call.local_tag))
         resend_while(lambda: call.rseq and call.state == "proceeding",
-                     lambda: server.send(ringing, response_address(call.invite)),
+                     lambda: server.reply(ringing, response_address(call.invite)),
                      server.after, limit=TIMEOUT)
         server.calls.later(TIMEOUT, lambda call: not_acknowledged(server, call), call)
 
@@ -121,6 +121,7 @@ def on_ack(server, request):
     if not unacked:
         log.debug("ACK for nothing that waits for one")
         return
+    server.calls.on_ack(call, request)
     call.on("ack")
     if unacked.offered and not call.over:
         server.calls.take_answer(call, request)

@@ -15,7 +15,7 @@ from net import DSCP_SIP, host_port, open_socket, set_dscp, wake_every
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
-MAX_CONNECTIONS = 500
+MAX_CONNECTIONS, MAX_OF_ONE = 500, 100  # in all, from one IP
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 CONNECT_SECONDS = 5
@@ -212,11 +212,12 @@ class TCPTransport:
     """Every TCP connection, and the socket that listens for more.
 
     post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
-    message there. All methods belong to the SIP thread.
+    message there. admits(address, 0): says whether to take a connection. All methods belong to the
+    SIP thread.
     """
 
-    def __init__(self, post, receive):
-        self._post, self._receive = post, receive
+    def __init__(self, post, receive, admits):
+        self._post, self._receive, self._admits = post, receive, admits
         self._listener, self._connections, self._here = None, {}, None
         self._closing = threading.Event()
 
@@ -266,7 +267,16 @@ class TCPTransport:
                 log.debug("accept: %s", error)
                 self._closing.wait(0.1)  # out of descriptors, perhaps: not at full speed
                 continue
-            self._post(self._begin, address[:2], sock)
+            self._post(self._take_connection, address[:2], sock)
+
+    def _take_connection(self, address, sock):
+        if not self._admits(address, 0):
+            sock.close()
+        elif sum(ip == address[0] for ip, _ in self._connections) >= MAX_OF_ONE:
+            log.warning("no connection with %s: %d are open", address[0], MAX_OF_ONE)
+            sock.close()
+        else:
+            self._begin(address, sock)
 
     def _begin(self, address, sock):
         connection = Connection(address, self._on_message, self._on_end, sock, self._here)

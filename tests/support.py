@@ -35,6 +35,7 @@ class Media:
         self.flow = Flow(NOTHING)
         self.flows = []
         self.started = self.stopped = 0
+        self.mute = False
         self.packets_out = self.octets_out = self.reports = 0
         self.received, self.round_trip = Reception(), None
 
@@ -65,6 +66,7 @@ class Server(SIPServer):
 
     def __init__(self, clock, bot=None, **environ):
         environ.setdefault("BIND_IP", "192.0.2.1")
+        environ.setdefault("ALLOWED_PEERS", "0.0.0.0/0, ::/0")
         super().__init__(Config.from_env(environ), bot, clock)
         self.sent, self.media_made = [], []
         self.calls.open_media = self._open_media
@@ -81,11 +83,16 @@ class Server(SIPServer):
 
 
 class Trunk:
-    """The other side of the wire, at PEER, with one dialog's worth of state."""
+    """The other side of the wire, at PEER, with one dialog's worth of state.
 
-    def __init__(self, bot=None, **environ):
+    known: it had a call before.
+    """
+
+    def __init__(self, bot=None, known=True, **environ):
         self.clock = Clock()
         self.server = Server(self.clock, bot, **environ)
+        if known:
+            self.server.gate.prove(PEER)
         self.branches = 0
 
     def send(self, data, source=PEER):

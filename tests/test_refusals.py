@@ -130,7 +130,7 @@ class Dropped(unittest.TestCase):
             self.assertEqual(self.trunk.send(ok.encode()), [])
 
     def test_mangled_requests_are_answered_or_dropped_and_end_nothing(self):
-        rng = random.Random(4711)
+        rng, self.trunk = random.Random(4711), Trunk(SIP_RATE="0")
         call = self.trunk.call(call_id="up")
         seeds = [self.trunk.request(method, body=OFFER, to_tag=to_tag, call_id="m")
                  for method in list(METHODS) + ["REGISTER", "X"] for to_tag in ("", "t")]

@@ -289,7 +289,7 @@ class Stalled(unittest.TestCase):
     def test_what_a_dead_connection_does_not_take_goes_by_a_new_one(self):
         dead = StandIn()
         dead.send = lambda data: False
-        transport = TCPTransport(lambda *args: None, None)
+        transport = TCPTransport(lambda *args: None, None, None)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
@@ -315,7 +315,7 @@ class Stalled(unittest.TestCase):
         connection.close()
 
     def test_an_accepted_connection_sends_at_once_and_notices_a_dead_peer(self):
-        transport = TCPTransport(lambda *args: None, None)
+        transport = TCPTransport(lambda *args: None, None, None)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
@@ -329,7 +329,7 @@ class Stalled(unittest.TestCase):
 
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
-        transport = TCPTransport(lambda *args: posted.append(args), None)
+        transport = TCPTransport(lambda *args: posted.append(args), None, None)
         with socket.socket() as taken:  # bound and not listening: refused
             taken.bind(("127.0.0.1", 0))
             with self.assertLogs("sip_tcp", "WARNING"):

@@ -1,0 +1,147 @@
+"""The gate: who may speak to the server, how much, and how much is written about it.
+
+A source is a stranger until a call of its is ACKed. The ACK repeats our tag, so whoever sends it
+hears what we send; the source of any other datagram may be forged, and what a stranger gets for it
+is bounded. All of it runs in the SIP thread, `filter` in any.  Imports: standard library only.
+"""
+
+import functools
+import ipaddress
+import logging
+import math
+import threading
+
+log = logging.getLogger(__name__)
+
+PRIVATE = tuple(map(ipaddress.ip_network, (  # RFC 1122, 1918, 3927; RFC 4291, 4193
+    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+    "::1/128", "fc00::/7", "fe80::/10")))
+MOST = 10000  # sources that are remembered
+AMPLIFY = 3  # octets to a stranger for each that came from it (as RFC 9000 8.1 has it)
+MOST_CREDIT = 65536  # octets
+MINUTE = 60  # seconds
+STRANGERS = "strangers"  # all of them, in place of an IP
+LINES, STRANGERS_LINES = 100, 6000  # a minute, of one stranger and of all
+
+
+class Counts:
+    """How often each key came in the period that runs."""
+
+    def __init__(self, clock, seconds):
+        self._clock, self._seconds, self._period, self._counts = clock, seconds, None, {}
+
+    def add(self, key):
+        """Count a key; return how often it came in this period, without end for one too many."""
+        period = int(self._clock() / self._seconds)
+        if period != self._period:
+            self._period, self._counts = period, {}
+        count = self._counts.get(key, 0) + 1
+        if count == 1 and len(self._counts) >= MOST:
+            return math.inf
+        self._counts[key] = count
+        return count
+
+
+class Gate:
+    """Who may speak.
+
+    peers: networks (ipaddress), of which others get no answer; () for loopback and private ones.
+    rate: messages a second of one source that is known; a stranger may send a tenth, and all
+    strangers together half of that. 0: no limit. clock: seconds.
+    """
+
+    def __init__(self, peers, rate, clock):
+        self._networks = [(network.version, int(network.netmask), int(network.network_address))
+                          for network in peers or PRIVATE]
+        self._rate = rate
+        self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
+        self._known = {}  # (ip, port) and ip: None; the last one proven last
+        self._credit = {}  # ip of a stranger: octets it may be sent
+        self._speaker, self._thread = "", threading.get_ident()
+        self.allows = functools.lru_cache(MOST)(self._allows)
+
+    def _allows(self, ip):
+        """Say whether an address is one of the peers."""
+        address = ipaddress.ip_address(ip.partition("%")[0])
+        number = int(address)
+        return any(version == address.version and number & mask == network
+                   for version, mask, network in self._networks)
+
+    def admits(self, address, size):
+        """Say whether a message of so many octets from an (ip, port) is to be looked at."""
+        ip = address[0]
+        self._speaker, self._thread = ip, threading.get_ident()
+        if not self.allows(ip):
+            self._say_once("not a peer", ip, "%s is not answered: ALLOWED_PEERS does not name it")
+            return False
+        who = self._rate and self._find_flood(address)
+        if who:
+            self._say_once("too much", who, "%s: too many messages, some are dropped: SIP_RATE")
+            return False
+        if ip not in self._known:
+            credit = self._credit.pop(ip, 0) + AMPLIFY * size
+            remember(self._credit, ip, min(credit, MOST_CREDIT))
+        return True
+
+    def _find_flood(self, address):
+        """Return who sends too much, or ""."""
+        ip = address[0]
+        if ip in self._known:  # what another port of it sends may be forged: it counts by itself
+            key = address if address in self._known else ip
+            return ip if self._messages.add(key) > self._rate else ""
+        if self._messages.add(ip) > self._rate / 10:
+            return ip
+        return STRANGERS if self._messages.add(STRANGERS) > self._rate / 2 else ""
+
+    def knows(self, ip):
+        """Say whether it is known that what is sent to an address arrives."""
+        return ip in self._known
+
+    def prove(self, address):
+        """Know an (ip, port) from now on: its owner has our tag."""
+        for key in (address, address[0]):
+            self._known.pop(key, None)
+            remember(self._known, key, None)
+        self._credit.pop(address[0], None)
+
+    def pays(self, ip, size):
+        """Say whether so many octets may be sent to an address, and book them."""
+        if ip in self._known:
+            return True
+        left = self._credit.get(ip, 0) - size
+        if left >= 0:
+            self._credit[ip] = left
+        return left >= 0
+
+    # The log
+
+    def _say_once(self, what, ip, text):
+        if self._lines.add((what, ip)) == 1:
+            log.warning(text, ip)
+
+    def done(self):
+        """Say that what is logged from now on is nobody's doing."""
+        self._speaker = ""
+
+    def filter(self, record):
+        """Say whether a LogRecord is to be written: what a source causes is bounded by minute."""
+        ip = self._speaker
+        if not ip or record.levelno <= logging.DEBUG or record.thread != self._thread:
+            return True
+        known = ip in self._known
+        most = (self._rate * MINUTE / 2 or math.inf) if known else LINES
+        count = self._lines.add(ip)
+        if not known and self._lines.add(STRANGERS) > STRANGERS_LINES:
+            return False
+        if count == most + 1:
+            self._speaker = ""
+            log.warning("%s: no more lines about it in this minute", ip)
+            self._speaker = ip
+        return count <= most
+
+
+def remember(table, key, value):
+    """Put a key into a dict as its last, and forget the first of too many."""
+    table[key] = value
+    if len(table) > MOST:
+        del table[next(iter(table))]

@@ -1,0 +1,255 @@
+"""The gate: who is answered, how often, how much a stranger gets, and what the log says of it."""
+
+import logging
+import unittest
+
+from calls import MAX_UNPROVEN
+from gate import LINES, MOST, STRANGERS_LINES, Counts, Gate
+from server import MAX_TRANSACTIONS
+from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
+
+STRANGER = ("192.0.2.66", 5060)
+SECOND = ("192.0.2.10", 40000)  # the trunk's address, another port
+
+
+def trunk(**environ):
+    """Return a Trunk whose server answers everybody, at 20 messages a second."""
+    environ.setdefault("SIP_RATE", "20")
+    return Trunk(known=False, **environ)
+
+
+class Peers(unittest.TestCase):
+    def silent(self, trunk, source):
+        """Say whether OPTIONS from a source get no answer."""
+        return not trunk.send(trunk.request("OPTIONS"), source)
+
+    def test_without_the_setting_private_networks_are_answered_and_others_are_not(self):
+        trunk = Trunk(known=False, ALLOWED_PEERS=" ")
+        for ip in ("127.0.0.1", "127.255.1.2", "10.1.2.3", "172.31.0.1", "192.168.1.1",
+                   "169.254.1.1", "::1", "fd00::1", "fe80::1%eth0"):
+            self.assertFalse(self.silent(trunk, (ip, 5060)), ip)
+        for ip in ("8.8.8.8", "172.32.0.1", "192.0.2.10", "100.64.0.1", "2001:db8::1",
+                   "::ffff:8.8.8.8", "0.0.0.0"):
+            self.assertTrue(self.silent(trunk, (ip, 5060)), ip)
+
+    def test_with_the_setting_nobody_else_is_answered(self):
+        trunk = Trunk(known=False, ALLOWED_PEERS="198.51.100.7, 203.0.113.0/25,2001:db8::/32")
+        for ip in ("198.51.100.7", "203.0.113.127", "2001:db8:1::1"):
+            self.assertFalse(self.silent(trunk, (ip, 5060)), ip)
+        for ip in ("198.51.100.8", "203.0.113.128", "127.0.0.1", "10.0.0.1", "::1"):
+            self.assertTrue(self.silent(trunk, (ip, 5060)), ip)
+
+    def test_whatever_they_send_there_is_one_line_a_minute_that_names_the_setting(self):
+        trunk = Trunk(known=False, ALLOWED_PEERS="198.51.100.7")
+        with self.assertLogs("gate", "WARNING") as log:
+            for method in ("OPTIONS", "INVITE", "REGISTER", "BYE", "ACK") * 20:
+                self.assertEqual(trunk.send(trunk.request(method, body=OFFER), STRANGER), [])
+            trunk.send(b"\x16\x03\x01" * 100, STRANGER)
+        self.assertEqual([record.getMessage() for record in log.records],
+                         ["192.0.2.66 is not answered: ALLOWED_PEERS does not name it"])
+        self.assertEqual((len(trunk.server.transactions), len(trunk.server.calls)), (0, 0))
+        trunk.advance(60)
+        with self.assertLogs("gate", "WARNING") as log:
+            trunk.send(b"x", STRANGER)
+        self.assertEqual(len(log.records), 1)
+
+
+class Rate(unittest.TestCase):
+    def setUp(self):
+        logging.getLogger("gate").setLevel("CRITICAL")  # assertLogs sets it for itself
+        self.addCleanup(logging.getLogger("gate").setLevel, "NOTSET")
+
+    def answered(self, trunk, source, count):
+        return sum(len(trunk.send(trunk.request("OPTIONS"), source)) for _ in range(count))
+
+    def test_a_stranger_may_send_a_tenth_of_the_rate_each_second(self):
+        with self.assertLogs("gate", "WARNING") as log:
+            peer = trunk()
+            self.assertEqual(self.answered(peer, STRANGER, 10), 2)
+        self.assertRegex(log.output[0], "192.0.2.66: too many messages.*SIP_RATE")
+        self.assertEqual(len(log.output), 1)
+        peer.advance(1)
+        self.assertEqual(self.answered(peer, STRANGER, 10), 2)
+
+    def test_all_strangers_together_may_send_half_of_it(self):
+        peer = trunk()
+        answers = [self.answered(peer, (f"192.0.2.{number}", 5060), 2) for number in range(20, 30)]
+        self.assertEqual(answers, [2] * 5 + [0] * 5)
+
+    def test_a_flood_of_strangers_takes_nothing_from_who_had_a_call(self):
+        peer = trunk()
+        peer.call()
+        peer.advance(1)
+        for number in range(100, 200):
+            self.answered(peer, (f"192.0.2.{number}", 5060), 2)
+        self.assertEqual(self.answered(peer, SECOND, 50), 20)  # the same IP, perhaps forged
+        self.assertEqual(self.answered(peer, PEER, 50), 20)
+
+    def test_garbage_counts_as_messages_do(self):
+        peer = trunk()
+        for _ in range(5):
+            peer.send(b"\0\1\2", STRANGER)
+        self.assertEqual(self.answered(peer, STRANGER, 1), 0)
+
+    def test_with_0_nothing_is_too_much(self):
+        peer = trunk(SIP_RATE="0")
+        self.assertEqual(self.answered(peer, STRANGER, 300), 300)
+
+    def test_what_is_counted_is_bounded(self):
+        counts = Counts(Clock(), 1)
+        for number in range(MOST):
+            self.assertEqual(counts.add(number), 1)
+        self.assertGreater(counts.add("one more"), 1e9)
+        self.assertEqual(counts.add(7), 2)
+
+
+class Amplification(unittest.TestCase):
+    """A forged source is sent at most three times the octets that came in its name."""
+
+    def sent_to(self, peer, ip):
+        return sum(len(data) for data, address in peer.server.sent if address[0] == ip)
+
+    def test_an_invite_nobody_stands_behind(self):
+        peer = Trunk(known=False)
+        data = peer.request("INVITE", body=OFFER)
+        self.assertIn(200, statuses(peer.send(data)))
+        peer.advance(200)
+        self.assertLessEqual(self.sent_to(peer, PEER[0]), 3 * len(data))
+        self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
+
+    def test_an_invite_that_is_refused(self):
+        peer = Trunk(known=False)
+        data = peer.request("INVITE", body=offer(formats="18"))
+        self.assertIn(488, statuses(peer.send(data)))
+        peer.advance(64)
+        self.assertLessEqual(self.sent_to(peer, PEER[0]), 3 * len(data))
+
+    def test_a_bye_does_not_go_where_a_stranger_says(self):
+        peer = Trunk(known=False)
+        peer.say("INVITE", body=OFFER, contact="sip:x@198.51.100.1")
+        peer.advance(200)
+        self.assertEqual(self.sent_to(peer, "198.51.100.1"), 0)
+        self.assertEqual(len(peer.server.calls), 0)
+
+    def test_the_smallest_of_requests_are_answered(self):
+        peer = Trunk(known=False)
+        for method in ("OPTIONS", "REGISTER", "BYE", "CANCEL", "INVITE", "FOO"):
+            tag = ";tag=2" if method == "BYE" else ""
+            ip = f"192.0.2.{100 + len(method)}"
+            data = (f"{method} sip:a SIP/2.0\r\nv:SIP/2.0/UDP {ip};branch=z9hG4bK{method}\r\n"
+                    f"f:<sip:a>;tag=1\r\nt:<sip:a>{tag}\r\ni:1\r\nCSeq:1 {method}\r\n\r\n").encode()
+            seen = len(peer.server.sent)
+            answers = peer.send(data, (ip, 5060))
+            self.assertTrue(answers, method)
+            sent = sum(len(data) for data, _ in peer.server.sent[seen:])
+            self.assertLessEqual(sent, 3 * len(data))
+
+    def test_who_sent_an_ack_is_a_stranger_no_more(self):
+        peer = Trunk(known=False)
+        call = peer.call()
+        peer.say("INVITE", 2, body=OFFER, to_tag=call.local_tag)
+        again = [m for _, m in peer.advance(33) if m.status == 200]
+        self.assertEqual(len(again), 10)  # T1 ... T2 up to 64*T1, all of them
+
+    def test_an_ack_with_another_tag_proves_nothing(self):
+        peer = Trunk(known=False)
+        peer.say("INVITE", body=OFFER)
+        peer.say("ACK", to_tag="0123456789abcdef")
+        self.assertFalse(peer.server.gate.knows(PEER[0]))
+
+    def test_nothing_is_said_to_a_stranger_before_the_ack(self):
+        for bot in (None, lambda call: None):
+            peer = Trunk(bot, known=False)
+            peer.server.calls.start_bot = lambda call: None
+            peer.server.calls._bots.tick = lambda tick: None
+            peer.say("INVITE", body=OFFER)
+            call, = peer.server.calls
+            if bot:
+                peer.server.calls.bot_accept(call)
+            self.assertTrue(call.media.mute)
+            peer.say("ACK", to_tag=peer.last().to_tag)
+            self.assertFalse(call.media.mute)
+
+
+class Bounds(unittest.TestCase):
+    def test_calls_of_strangers_that_wait_for_their_ack(self):
+        peer = Trunk(known=False)
+        for number in range(MAX_UNPROVEN):
+            ok = peer.say("INVITE", body=OFFER, call_id=f"flood-{number}", from_tag=str(number))
+            peer.advance(1.01)  # the rate is another matter
+            self.assertEqual(ok[-1].status, 200)
+        self.assertLess(len(peer.server.calls), MAX_UNPROVEN)  # the first have ended
+        for number in range(MAX_UNPROVEN):
+            answers = peer.say("INVITE", body=OFFER, call_id=f"more-{number}", from_tag=str(number))
+        self.assertEqual(answers[-1].status, 486)
+        self.assertLessEqual(len(peer.server.calls), MAX_UNPROVEN)
+        peer.advance(64)
+        self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
+        self.assertEqual(peer.say("INVITE", body=OFFER, call_id="later")[-1].status, 200)
+
+    def test_transactions_of_strangers(self):
+        peer = Trunk(known=False, SIP_RATE="0")
+        for number in range(MAX_TRANSACTIONS + 100):
+            self.assertEqual(statuses(peer.send(peer.request("OPTIONS"), STRANGER)), [200])
+        self.assertEqual(len(peer.server.transactions), MAX_TRANSACTIONS)
+        self.assertEqual(statuses(peer.send(peer.request("INVITE", body=OFFER), STRANGER)), [486])
+        self.assertEqual(statuses(peer.send(peer.request("BYE", to_tag="x"), STRANGER)), [481])
+        self.assertEqual(statuses(peer.send(peer.request("FOO"), STRANGER)), [501])
+        peer.advance(32)
+        self.assertEqual(len(peer.server.transactions), 0)
+        self.assertEqual(peer.say("INVITE", body=OFFER)[-1].status, 200)
+
+    def test_sources_that_are_remembered(self):
+        gate = Gate((), 0, Clock())
+        for number in range(MOST + 10):
+            ip = f"10.0.{number >> 8}.{number & 255}"
+            self.assertTrue(gate.admits((ip, 5060), 100))
+            gate.prove((f"10.1.{number >> 8}.{number & 255}", 5060))
+        self.assertEqual((len(gate._credit), len(gate._known)), (MOST, MOST))
+        self.assertFalse(gate.pays("10.0.0.0", 1))  # forgotten
+        self.assertTrue(gate.pays(ip, 300))
+        self.assertFalse(gate.pays(ip, 1))
+
+
+class Log(unittest.TestCase):
+    def setUp(self):
+        self.peer, self.lines = Trunk(known=False, SIP_RATE="0"), []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.lines.append(record.getMessage())
+        handler.addFilter(self.peer.server.gate)
+        root, level = logging.getLogger(), logging.getLogger().level
+        root.addHandler(handler)
+        root.setLevel("INFO")
+        self.addCleanup(root.removeHandler, handler)
+        self.addCleanup(root.setLevel, level)
+
+    def test_lines_about_a_stranger_are_bounded_by_the_minute(self):
+        for _ in range(300):
+            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        self.assertEqual(len(self.lines), LINES + 1)
+        self.assertEqual(self.lines[-1], "192.0.2.66: no more lines about it in this minute")
+        self.peer.send(self.peer.request("REGISTER"), PEER)
+        self.assertIn("192.0.2.10:5060 refused: 405", self.lines[-1])
+        self.peer.advance(60)
+        self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        self.assertIn("192.0.2.66:5060 refused: 405", self.lines[-1])
+
+    def test_lines_about_all_strangers_together_are(self):
+        for number in range(STRANGERS_LINES + 200):
+            source = (f"10.0.{number >> 8}.{number & 255}", 5060)
+            self.peer.send(self.peer.request("REGISTER"), source)
+        self.assertEqual(len(self.lines), STRANGERS_LINES)
+        self.peer.server.gate.prove(PEER)
+        self.peer.call()
+        self.peer.say("BYE", 2, to_tag=self.peer.last().to_tag)
+        self.assertIn("ended", self.lines[-1])  # who had a call is written about all the same
+
+    def test_what_nobody_did_is_always_written(self):
+        for _ in range(300):
+            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        self.peer.server.stop()
+        self.assertEqual(self.lines[-1], "stopping, 0 calls up")
+
+
+if __name__ == "__main__":
+    unittest.main()
