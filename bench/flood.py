@@ -27,7 +27,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-import run  # noqa: E402
+import run
 
 TRUNK = run.ADDRESS.rpartition(".")[0] + ".2"
 SERVER = run.ADDRESS, run.PORT
@@ -131,7 +131,7 @@ class Keepalive:
 
 def drive(flood, seconds, load, server):
     """Make a flood of so many seconds while the calls of load are up; return a row's figures."""
-    keepalive, result, most = Keepalive(), None, 0
+    keepalive, result = Keepalive(), None
     before = run.Sample(server.pid, server.pid)
     generator = subprocess.Popen(load + ["-t", str(seconds + 2)], stdout=subprocess.PIPE,
                                  universal_newlines=True)

@@ -189,7 +189,7 @@ class Bounds(unittest.TestCase):
 
     def test_transactions_of_strangers(self):
         peer = Trunk(known=False, SIP_RATE="0")
-        for number in range(MAX_TRANSACTIONS + 100):
+        for _ in range(MAX_TRANSACTIONS + 100):
             self.assertEqual(statuses(peer.send(peer.request("OPTIONS"), STRANGER)), [200])
         self.assertEqual(len(peer.server.transactions), MAX_TRANSACTIONS)
         self.assertEqual(statuses(peer.send(peer.request("INVITE", body=OFFER), STRANGER)), [486])

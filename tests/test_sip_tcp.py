@@ -327,6 +327,25 @@ class Stalled(unittest.TestCase):
                 self.assertTrue(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
                 self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
+    def test_a_connection_of_no_peer_of_ours_is_closed_at_once(self):
+        asked, ours = [], StandIn()
+        ours.close = lambda: asked.append("closed")
+        transport = TCPTransport(None, None, lambda *args: asked.append(args))
+        transport._take_connection(("192.0.2.66", 40000), ours)
+        self.assertEqual(asked, [(("192.0.2.66", 40000), 0), "closed"])
+        self.assertEqual(len(transport), 0)
+
+    def test_one_address_cannot_take_all_connections(self):
+        begun, closed = [], StandIn()
+        transport = TCPTransport(None, None, lambda *args: True)
+        transport._begin = lambda address, sock: begun.append(address)
+        transport._connections = {("192.0.2.66", port): None for port in range(sip_tcp.MAX_OF_ONE)}
+        closed.close = lambda: begun.append("closed")
+        with self.assertLogs("sip_tcp", "WARNING"):
+            transport._take_connection(("192.0.2.66", 40000), closed)
+        transport._take_connection(("192.0.2.67", 40000), closed)
+        self.assertEqual(begun, ["closed", ("192.0.2.67", 40000)])
+
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
         transport = TCPTransport(lambda *args: posted.append(args), None, None)
