@@ -41,6 +41,9 @@ log = logging.getLogger("server")
 MAX_DATAGRAM = 65535  # bytes
 MAX_TRANSACTIONS = 2000  # beyond, strangers get their answers without one
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
+# The longest sleep of the loop: Python runs a signal's handler when recvfrom returns, and one that
+# arrives just before recvfrom, or in another thread, does not interrupt it.
+NAP_SECONDS = 1.0
 # A call leaves no cycles behind, so garbage is collected for the sake of bots only, and seldom:
 # with many calls up each full look at all objects keeps everybody waiting for 100 ms.
 GARBAGE = 5000, 50, 100
@@ -97,7 +100,8 @@ class SIPServer:
                 seconds = self.run_due()
                 if not self.running:
                     break
-                self._receive_one(seconds if self._posted.empty() else 0)
+                nap = NAP_SECONDS if seconds is None else min(seconds, NAP_SECONDS)
+                self._receive_one(nap if self._posted.empty() else 0)
         finally:
             for call in self.calls:
                 call.media.stop()

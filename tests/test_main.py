@@ -201,6 +201,15 @@ class Running(unittest.TestCase):
         server.process.terminate()
         self.assertEqual(server.process.wait(SECONDS), 1)
 
+    @unittest.skipUnless(os.path.isdir("/proc/self/task"), "there is no /proc as on Linux")
+    def test_a_signal_that_another_thread_gets_does_not_wait_for_a_packet(self):
+        # as one that arrives just before the loop sleeps, it interrupts nothing
+        server = Process(self)
+        threads = [int(number) for number in os.listdir(f"/proc/{server.process.pid}/task")]
+        self.assertGreater(len(threads), 1)
+        os.kill(max(threads), signal.SIGTERM)
+        self.assertEqual(server.process.wait(SECONDS), 0)
+
 
 if __name__ == "__main__":
     unittest.main()
