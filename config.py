@@ -84,6 +84,8 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
      "seconds without RTP until a call that is not held is ended; 0 is never"),
+    ("DRAIN_SECONDS", "5", number(0, 999999),
+     "how long calls go on after a SIGTERM, while no new ones are taken"),
     ("BOT", "", function, "module:function that serves each call; unset: the echo"),
     ("CODECS", "PCMA,PCMU", codecs,
      "codecs to agree on, the best first; G722 too, at a price (docs/bot.md)"),
@@ -107,6 +109,7 @@ class Config(NamedTuple):
     rtp_threads: int
     max_calls: int
     rtp_timeout: int  # seconds
+    drain_seconds: int
     bot: str
     codecs: Tuple[codec.Codec, ...]
     silence: str

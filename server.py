@@ -62,7 +62,8 @@ class SIPServer:
     def __init__(self, config, bot=None, clock=time.monotonic):
         self.config, self.clock = config, clock
         self.sock, self.port = None, config.sip_port
-        self.running, self.stopping, self._lingers = True, False, False
+        self.running, self._lingers = True, False
+        self.stopping = False  # then no new call is taken
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
         self.gate = Gate(config.allowed_peers, config.sip_rate, clock)
@@ -94,7 +95,7 @@ class SIPServer:
         self.tcp.listen(self.config.bind_ip, self.port)
 
     def serve_forever(self):
-        """Serve until `stop` has ended the last call; then close everything."""
+        """Serve until `drain`, `stop` or `end` is through; then close everything."""
         try:
             while True:
                 seconds = self.run_due()
@@ -148,6 +149,16 @@ class SIPServer:
         except OSError as error:
             log.debug("the loop was not woken: %s", error)
 
+    def drain(self):
+        """Take no new calls; end the loop with the last call, or stop after DRAIN_SECONDS."""
+        if not self.config.drain_seconds or not len(self.calls):
+            self.stop()
+            return
+        self.stopping = True
+        log.info("no new calls; %d up may go on for %d s", len(self.calls),
+                 self.config.drain_seconds)
+        self.after(self.config.drain_seconds, self.stop)
+
     def stop(self):
         """Send BYE to every call; the loop ends with the answers, or after STOP_SECONDS."""
         self.stopping = True
@@ -158,6 +169,11 @@ class SIPServer:
         for call in self.calls:
             self.calls.hang_up(call, "the server stops", status=503)
         self.on_call_removed()
+
+    def end(self):
+        """Send BYE to every call and end the loop: no answer is waited for."""
+        self.stop()
+        self._quit()
 
     def on_call_removed(self):
         """End the loop with the last call, when that is what it waits for."""
@@ -366,6 +382,27 @@ def choose_bot(settings):
     return bot.echo if settings.record_dir else None  # the plain echo decodes nothing
 
 
+def obey_signals(server):
+    """Let SIGTERM drain the server, SIGINT stop it and a second signal end it.
+
+    Return the list of the signals that came, which grows.
+    """
+    came = []
+
+    def on_signal(number, frame):
+        came.append(number)
+        if len(came) == 1:
+            server.call_soon(server.drain if number == signal.SIGTERM else server.stop)
+        elif len(came) == 2 and server.running:
+            server.call_soon(server.end)
+        else:
+            sys.exit(1)  # only bots are waited for, or the loop is stuck
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return came
+
+
 def main(function=None, argv=()):
     """Run the server with the settings of the environment until it is told to stop.
 
@@ -399,17 +436,7 @@ def main(function=None, argv=()):
     except OSError as error:
         parser.exit(1, f"server.py: SIP_PORT={settings.sip_port} on BIND_IP={settings.bind_ip}: "
                        f"{error.strerror or error}\n")
-
-    signals = []
-
-    def on_signal(number, frame):
-        if signals:
-            sys.exit(1)
-        signals.append(number)
-        server.call_soon(server.stop)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    signals = obey_signals(server)
     # some other machine (RFC 5737, RFC 3849): the answer is our address in the LAN
     here = server.address_towards("2001:db8::1" if ":" in settings.bind_ip else "192.0.2.1")
     log.info("listening on UDP and TCP %s; call sip:echo@%s%s",
@@ -417,6 +444,8 @@ def main(function=None, argv=()):
              f"; served by {function.__module__}:{function.__name__}" if function else "")
     warn_of_strangers(settings, here)
     server.serve_forever()
+    if len(signals) > 1:
+        sys.exit(1)
     wait_for_threads(STOP_SECONDS)
     log.info("stopped")
 

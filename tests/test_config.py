@@ -10,21 +10,22 @@ from config import SETTINGS, Config, ConfigError, help_text
 class Settings(unittest.TestCase):
     def test_an_empty_environment_gives_the_defaults(self):
         config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
-        self.assertEqual(config, ("127.0.0.1", "", 5060, (), 2000, 16384, 32767, 64, 0, 300, "",
-                                  CODECS, "on", "", "info"))
+        self.assertEqual(config, ("127.0.0.1", "", 5060, (), 2000, 16384, 32767, 64, 0, 300, 5,
+                                  "", CODECS, "on", "", "info"))
 
     def test_every_setting_is_read_and_has_a_line_of_help(self):
         config = Config.from_env({
             "BIND_IP": " 0.0.0.0 ", "ADVERTISED_IP": "192.0.2.1", "SIP_PORT": "5070",
             "ALLOWED_PEERS": "198.51.100.7,2001:db8::/32", "SIP_RATE": "0",
             "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "RTP_THREADS": "5",
-            "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "BOT": "examples.echo_bot:answer",
-            "CODECS": "pcmu, PCMA",
+            "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "DRAIN_SECONDS": "60",
+            "BOT": "examples.echo_bot:answer", "CODECS": "pcmu, PCMA",
             "SILENCE": "Off", "RECORD_DIR": "/tmp", "LOG_LEVEL": "DEBUG"})
         self.assertEqual(config, (
             "0.0.0.0", "192.0.2.1", 5070,
             (ip_network("198.51.100.7"), ip_network("2001:db8::/32")), 0, 20000, 20010, 5, 3, 0,
-            "examples.echo_bot:answer", (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp", "debug"))
+            60, "examples.echo_bot:answer", (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp",
+            "debug"))
         self.assertEqual([name.lower() for name, *_ in SETTINGS], list(Config._fields))
         for name, *_ in SETTINGS:
             self.assertIn(name, help_text())
@@ -38,6 +39,7 @@ class Settings(unittest.TestCase):
                             ("RTP_PORT_START", "0"), ("RTP_PORT_END", "x"), ("MAX_CALLS", "1.5"),
                             ("RTP_TIMEOUT", "never"), ("ALLOWED_PEERS", "trunk.example"),
                             ("ALLOWED_PEERS", "192.0.2.1/24"), ("SIP_RATE", "-1"),
+                            ("DRAIN_SECONDS", "-1"),
                             ("SIP_PORT", "00000000099999"), ("LOG_LEVEL", "loud"),
                             ("BOT", "my_bot"), ("BOT", "my_bot.py:answer()"), ("CODECS", "G729"),
                             ("CODECS", "PCMA,PCMA"), ("SILENCE", "maybe"),

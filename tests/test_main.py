@@ -70,14 +70,16 @@ class Caller:
         test.addCleanup(self.sock.close)
         self.here = "{}:{}".format(*self.sock.getsockname())
 
-    def send(self, method, cseq, to="<sip:echo@127.0.0.1>", body=""):
-        self.sock.sendto(
+    def request(self, method, cseq, to="<sip:echo@127.0.0.1>", body=""):
+        return (
             f"{method} sip:echo@127.0.0.1 SIP/2.0\r\n"
             f"Via: SIP/2.0/UDP {self.here};branch=z9hG4bK{method}{cseq}\r\n"
             f"From: <sip:4711@{self.here}>;tag=t\r\nTo: {to}\r\nCall-ID: {self.here}\r\n"
             f"CSeq: {cseq} {method}\r\nContact: <sip:4711@{self.here}>\r\n"
-            f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode(),
-            self.server)
+            f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
+
+    def send(self, *args, **parts):
+        self.sock.sendto(self.request(*args, **parts), self.server)
 
     def receive(self, wanted):
         """Return the first message whose status or method is wanted."""
@@ -118,7 +120,7 @@ class Settings(unittest.TestCase):
         code, out, _ = run("--help")
         self.assertEqual(code, 0)
         for name in ("BIND_IP", "ADVERTISED_IP", "SIP_PORT", "RTP_PORT_START", "RTP_PORT_END",
-                     "MAX_CALLS", "RTP_TIMEOUT", "LOG_LEVEL", "--ping"):
+                     "MAX_CALLS", "RTP_TIMEOUT", "DRAIN_SECONDS", "LOG_LEVEL", "--ping"):
             self.assertIn(name, out)
 
     def test_a_bad_value_is_one_line_that_names_it_and_status_2(self):
@@ -176,9 +178,9 @@ class Running(unittest.TestCase):
         caller.sock.sendto(b"\x1b[31mevil\r\nfake: line", caller.server)
         server.wait_for(r"from 127\.0\.0\.1:\d+ b'\\x1b\[31mevil\\r\\nfake: line'")
 
-    def test_sigterm_says_bye_waits_for_the_answer_and_exits_0(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            server = Process(self)
+    def test_a_stop_says_bye_waits_for_the_answer_and_exits_0(self):
+        for number, seconds in ((signal.SIGINT, "60"), (signal.SIGTERM, "0")):
+            server = Process(self, DRAIN_SECONDS=seconds)
             caller = Caller(self, server.port)
             caller.call()
             server.wait_for("began")
@@ -189,16 +191,16 @@ class Running(unittest.TestCase):
     def test_a_caller_that_never_answers_the_bye_does_not_hold_the_exit(self):
         server = Process(self)
         Caller(self, server.port).call()
-        server.process.terminate()
+        server.process.send_signal(signal.SIGINT)
         self.assertEqual(server.process.wait(SECONDS), 0)
 
-    def test_a_second_signal_exits_at_once(self):
+    def test_a_second_ctrl_c_exits_at_once(self):
         server = Process(self)
         caller = Caller(self, server.port)
         caller.call()
-        server.process.terminate()
+        server.process.send_signal(signal.SIGINT)
         server.wait_for("stopping")
-        server.process.terminate()
+        server.process.send_signal(signal.SIGINT)
         self.assertEqual(server.process.wait(SECONDS), 1)
 
     @unittest.skipUnless(os.path.isdir("/proc/self/task"), "there is no /proc as on Linux")

@@ -206,7 +206,7 @@ class Sockets(unittest.TestCase):
         for _ in range(20):
             other.sendall(self.request("OPTIONS", 7).replace(b"OPTIONS7", b"%d" % time.time_ns()))
             self.receive(other, 200)
-        self.server.process.send_signal(signal.SIGTERM)
+        self.server.process.send_signal(signal.SIGINT)
         back = self.keep(self.listener.accept()[0])
         back.settimeout(SECONDS)
         bye = self.receive(back, "BYE")
