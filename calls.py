@@ -129,7 +129,7 @@ class Calls(CallTable):
                      ("private", call.identity.private)) if value))
         send_2xx(server, call, call.invite, body, offered=not flow.formats)
         if self._config.rtp_timeout:
-            self.watch(call, 0, call.began)
+            self.watch(call, None, call.began)
         self.report_later(call)
 
     def _thread(self):
@@ -328,15 +328,23 @@ class Calls(CallTable):
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()
 
-    def watch(self, call, packets, since):
-        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
+    def watch(self, call, seen, since):
+        """End a call that has sent no RTP for RTP_TIMEOUT seconds; ask first where it is held."""
         flow, now = call.media.flow, self._server.clock()
-        if call.media.packets_in != packets or not (flow.sending and flow.receiving):
-            packets, since = call.media.packets_in, now
+        held = not (flow.sending and flow.receiving)
+        if seen != (call.media.packets_in, held):
+            seen, since = (call.media.packets_in, held), now
         if now - since >= self._config.rtp_timeout:
-            self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
-        else:
-            self.later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, packets, since)
+            if not held:
+                self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
+                return
+            since = now
+            call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
+        self.later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, seen, since)
+
+    def _on_life_sign(self, call, answer):
+        if answer is None or answer.status in (408, 481):  # RFC 3261 12.2.1.2
+            self.hang_up(call, "its caller is gone while on hold", 41)
 
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""

@@ -83,7 +83,7 @@ SETTINGS = (  # name, default, how its text is read, what it is
      "echoed calls with an RTP thread of their own; beyond they share one, as do more than 400"),
     ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
-     "seconds without RTP until a call that is not held is ended; 0 is never"),
+     "seconds without RTP until a call is ended, or its caller asked where it is held; 0 is never"),
     ("DRAIN_SECONDS", "5", number(0, 999999),
      "how long calls go on after a SIGTERM, while no new ones are taken"),
     ("BOT", "", function, "module:function that serves each call; unset: the echo"),

@@ -256,12 +256,40 @@ class Ended(unittest.TestCase):
         self.assertIn("ended after 300.0 s: no RTP for 300 s", logged.output[0])
         self.assertEqual(call.media.stopped, 1)
 
-    def test_a_held_call_may_be_silent_for_ever(self):
+    def answer(self, request, status):
+        self.trunk.send("SIP/2.0 {} x\r\nVia: {}\r\nCSeq: {}\r\n\r\n".format(
+            status, request.header("Via"), request.header("CSeq")).encode())
+
+    def test_a_held_call_may_be_silent_for_as_long_as_its_caller_is_there(self):
         call = self.trunk.call(body=offer("sendonly"))
-        self.assertEqual(self.trunk.advance(3600), [])
-        self.trunk.say("INVITE", 2, to_tag=call.local_tag, body=offer("inactive"))
+        for direction, cseq in (("inactive", 2), ("sendonly", 3)):
+            for _ in range(3):
+                (at, options), = self.trunk.advance(300)
+                self.assertEqual((options.method(), options.to_tag), ("OPTIONS", "alice"))
+                self.answer(options, 200)
+            self.trunk.say("INVITE", cseq, to_tag=call.local_tag, body=offer(direction))
+            self.trunk.say("ACK", cseq, to_tag=call.local_tag)
+        self.assertEqual(call.state, "confirmed")
+
+    def test_a_held_call_that_its_caller_does_not_know_any_more_is_ended(self):
+        for status in (481, 408, None):
+            self.trunk = Trunk()
+            call = self.trunk.call(body=offer("sendonly"))
+            (_, options), = self.trunk.advance(300)
+            if status:
+                self.answer(options, status)
+            else:
+                self.trunk.advance(32)
+            self.assertEqual((self.trunk.last().method(), call.why),
+                             ("BYE", "its caller is gone while on hold"))
+
+    def test_who_takes_a_call_from_hold_has_the_whole_time_to_send(self):
+        call = self.trunk.call(body=offer("sendonly"))
+        self.trunk.advance(290)
+        self.trunk.say("INVITE", 2, to_tag=call.local_tag, body=OFFER)
         self.trunk.say("ACK", 2, to_tag=call.local_tag)
-        self.assertEqual(self.trunk.advance(3600), [])
+        self.assertEqual(self.trunk.advance(280), [])
+        self.assertEqual(self.trunk.advance(40)[0][1].method(), "BYE")
 
     def test_the_silence_limit_can_be_set_and_switched_off(self):
         trunk = Trunk(RTP_TIMEOUT="20")
