@@ -14,6 +14,13 @@ class ConfigError(ValueError):
     """A setting that can't be used; the text names it."""
 
 
+class Passwords(dict):
+    """{user: password}; shown, it tells neither."""
+
+    def __repr__(self):
+        return f"<{len(self)} passwords>"
+
+
 def address(text):
     ip = ipaddress.ip_address(text)
     if ip.is_multicast:
@@ -62,6 +69,32 @@ def folder(text):
     return text
 
 
+def passwords(path):
+    """Read lines of user:password; no error repeats anything of the file."""
+    found = Passwords()
+    if not path:
+        return found
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # that of Notepad begins with a BOM
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise ValueError(error.strerror or "can't be read") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        user, _, password = [part.strip() for part in line.partition(":")]
+        if not user or not password:
+            raise ValueError(f"line {number} is not user:password")
+        if user in found:
+            raise ValueError(f"line {number} names a user once more")
+        found[user] = password
+    if not found:
+        raise ValueError("has no line user:password")
+    return found
+
+
 SETTINGS = (  # name, default, how its text is read, what it is
     ("BIND_IP", "127.0.0.1", address,
      "address to listen on; 0.0.0.0 is all of IPv4, :: all of IPv6"),
@@ -80,6 +113,8 @@ SETTINGS = (  # name, default, how its text is read, what it is
      "codecs to agree on, the best first; G722 too, at a price (docs/bot.md)"),
     ("SILENCE", "on", one_of("on", "off"), "whether a bot that says nothing sends silence"),
     ("RECORD_DIR", "", folder, "directory where every call is recorded; unset: none is"),
+    ("SIP_PASSWORD_FILE", "", passwords,
+     "file of lines user:password, for those who may call; unset: everybody may"),
     ("LOG_LEVEL", "info", one_of(*LEVELS),
      f"one of {', '.join(LEVELS)}; debug shows every message"),
 )
@@ -100,6 +135,7 @@ class Config(NamedTuple):
     codecs: Tuple[codec.Codec, ...]
     silence: str
     record_dir: str
+    sip_password_file: Passwords
     log_level: str
 
     @property
@@ -129,6 +165,6 @@ class Config(NamedTuple):
 
 def help_text():
     """Return the table of settings, for --help."""
-    rows = [f"  {name:15} {about} (default: {default or 'unset'})"
+    rows = [f"  {name:17} {about} (default: {default or 'unset'})"
             for name, default, _, about in SETTINGS]
     return "settings, from the environment:\n" + "\n".join(rows)

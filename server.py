@@ -26,6 +26,7 @@ import config
 import recorder
 from calls import Calls
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
+from sip_auth import Authenticator
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
@@ -63,6 +64,8 @@ class SIPServer:
         self.requests = ClientTransactions(self.send, self.after)
         self.tcp = TCPTransport(self.call_soon, self.receive)
         self.calls = Calls(self, bot)
+        users = config.sip_password_file
+        self.authenticator = Authenticator(users, clock) if users else None
 
     # The loop
 
@@ -210,6 +213,9 @@ class SIPServer:
     def _dispatch(self, request):
         """Check in the order of RFC 3261 8.2, then call the method's function."""
         method = request.method()
+        # a re-INVITE needs no password: who knows both tags, 64 bits of ours, is of the call
+        if self.authenticator and method == "INVITE" and not request.to_tag:
+            self.authenticator.check(request)
         handler = METHODS.get(method)
         if handler is None:
             raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])
@@ -239,9 +245,11 @@ class SIPServer:
             log.debug("bad ACK dropped: %s", error)
             return
         response = self.respond(request, error.status, error.reason, error.headers)
-        log.info("%.20r from %s refused: %d %s%.200s", request.method(),
-                 host_port(*request.source), error.status, response.reason,
-                 "".join(f"; {name}: {value!a}" for name, value in error.headers))
+        # every call begins with a 401 where passwords are asked for; sip_auth logs what matters
+        log.log(logging.DEBUG if error.status in (401, 403) else logging.INFO,
+                "%.20r from %s refused: %d %s%.200s", request.method(),
+                host_port(*request.source), error.status, response.reason,
+                "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
     def request(self, call, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""

@@ -1,5 +1,6 @@
 """Settings: defaults, and one clear line for each that can't be used."""
 
+import tempfile
 import unittest
 
 from codec import BY_NAME, CODECS
@@ -10,18 +11,22 @@ class Settings(unittest.TestCase):
     def test_an_empty_environment_gives_the_defaults(self):
         config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
         self.assertEqual(config, ("127.0.0.1", "", 5060, 16384, 32767, 64, 0, 300, "", CODECS, "on",
-                                  "", "info"))
+                                  "", {}, "info"))
 
     def test_every_setting_is_read_and_has_a_line_of_help(self):
-        config = Config.from_env({
-            "BIND_IP": " 0.0.0.0 ", "ADVERTISED_IP": "192.0.2.1", "SIP_PORT": "5070",
-            "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "RTP_THREADS": "5",
-            "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "BOT": "examples.echo_bot:answer",
-            "CODECS": "pcmu, PCMA",
-            "SILENCE": "Off", "RECORD_DIR": "/tmp", "LOG_LEVEL": "DEBUG"})
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"alice:secret")
+            file.flush()
+            config = Config.from_env({
+                "BIND_IP": " 0.0.0.0 ", "ADVERTISED_IP": "192.0.2.1", "SIP_PORT": "5070",
+                "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "RTP_THREADS": "5",
+                "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "BOT": "examples.echo_bot:answer",
+                "CODECS": "pcmu, PCMA", "SILENCE": "Off", "RECORD_DIR": "/tmp",
+                "SIP_PASSWORD_FILE": file.name, "LOG_LEVEL": "DEBUG"})
         self.assertEqual(config, (
             "0.0.0.0", "192.0.2.1", 5070, 20000, 20010, 5, 3, 0, "examples.echo_bot:answer",
-            (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp", "debug"))
+            (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp", {"alice": "secret"},
+            "debug"))
         self.assertEqual([name.lower() for name, *_ in SETTINGS], list(Config._fields))
         for name, *_ in SETTINGS:
             self.assertIn(name, help_text())
