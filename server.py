@@ -26,7 +26,7 @@ import config
 import recorder
 from calls import Calls
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
-from sip_auth import Authenticator
+from sip_auth import Authenticator, hide_credentials
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
@@ -186,7 +186,8 @@ class SIPServer:
 
     def receive(self, data, address, connection=None):
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
-        log.debug("from %s %r", host_port(*address), data)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("from %s %r", host_port(*address), hide_credentials(data))
         message = SIPMessage(data, address, connection)
         if not message.valid:
             log.debug("dropped: not SIP")

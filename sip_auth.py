@@ -24,6 +24,7 @@ NONCE_SECONDS = 60
 MAX_FAILURES, FAILURE_SECONDS = 10, 60  # so many in so long, then the source is not heard
 MAX_SOURCES = 10000  # whose failures are counted; an entry has about 300 bytes
 COUNT = re.compile("[0-9A-Fa-f]{8}")
+SECRET_LINE = re.compile(rb"(?im)^([ \t\r]*(?:proxy-)?authorization\b)[^\n]*(?:\n[ \t][^\n]*)*")
 
 
 class Authenticator:
@@ -145,3 +146,8 @@ def digest(algorithm, *parts):
 def same(given, right):
     """Compare what was given to a secret, in a time that tells nothing of it."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
+
+
+def hide_credentials(data):
+    """Return the bytes of a message as a log may show them."""
+    return SECRET_LINE.sub(rb"\1: ***\r", data)

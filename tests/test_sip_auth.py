@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import sip_auth
 from config import Config, ConfigError
-from sip_auth import ALGORITHMS, Authenticator, digest, get_response
+from sip_auth import ALGORITHMS, Authenticator, digest, get_response, hide_credentials
 from sip_message import SIPError
 from tests.support import OFFER, PEER, Clock, Trunk, statuses
 
@@ -395,6 +395,29 @@ class Logged(AuthCase):
         self.assertEqual([r.levelname for r in logged.records], ["INFO"] * 10 + ["WARNING"])
         self.assertEqual(logged.records[-1].getMessage(), "10 wrong credentials from 192.0.2.10: "
                          "its calls get 403 for the next 60 s")
+
+    def test_no_password_and_no_credentials_reach_the_log_even_at_debug(self):
+        with self.assertLogs(level="DEBUG") as logged:
+            self.attempt("alice", "wrong")
+            self.attempt()
+        text = "\n".join(logged.output)
+        for secret in ("wonder", "c0ffee", "Authorization: Digest"):
+            self.assertNotIn(secret, text)
+        self.assertIn("Authorization: ***\\r\\n", text)
+
+    def test_credentials_are_hidden_in_any_case_folded_or_twice(self):
+        for line in (b"Authorization: Digest SECRET", b"AUTHORIZATION \t:SECRET",
+                     b"proxy-authorization: a\r\n\tSECRET\r\n SECRET", b"\rAuthorization: SECRET",
+                     b"Authorization SECRET", b"Authorization: a\r\nAuthorization: SECRET",
+                     b"Authorization:\n SECRET"):
+            shown = hide_credentials(b"INVITE a SIP/2.0\r\nTo: b\r\n" + line + b"\r\nVia: c\r\n")
+            self.assertNotIn(b"SECRET", shown)
+            self.assertRegex(shown, rb"^INVITE a SIP/2.0\r\nTo: b\r\n(?s:.*)\r\nVia: c\r\n$")
+
+    def test_other_messages_are_shown_as_they_are(self):
+        for data in (b"WWW-Authenticate: x\r\n", b"X: Authorization: y\r\n", b"\r\n\r\n", b"",
+                     bytes(range(256)), self.trunk.request("INVITE", body=OFFER)):
+            self.assertEqual(hide_credentials(data), data)
 
 
 class PasswordFile(unittest.TestCase):
