@@ -202,6 +202,10 @@ class SIPServer:
             request.check()
             if self.transactions.absorb(request):
                 return
+            # A re-INVITE needs no password: who knows both tags, 64 bits of ours, is of the call.
+            # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction, whoever it reaches
+            if self.authenticator and request.method() == "INVITE" and not request.to_tag:
+                self.authenticator.check(request)
             if request.method() != "ACK":
                 self.transactions.begin(request)
             self._dispatch(request)
@@ -214,9 +218,6 @@ class SIPServer:
     def _dispatch(self, request):
         """Check in the order of RFC 3261 8.2, then call the method's function."""
         method = request.method()
-        # a re-INVITE needs no password: who knows both tags, 64 bits of ours, is of the call
-        if self.authenticator and method == "INVITE" and not request.to_tag:
-            self.authenticator.check(request)
         handler = METHODS.get(method)
         if handler is None:
             raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])

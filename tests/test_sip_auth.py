@@ -357,23 +357,35 @@ class Guessed(AuthCase):
 
 
 class Transactions(AuthCase):
-    def test_a_repeated_invite_gets_the_same_401(self):
+    def test_a_401_is_sent_once_and_nothing_is_kept_of_it(self):
+        self.invite()
+        self.assertEqual(self.trunk.advance(40), [])
+        self.assertEqual((len(self.server.transactions), len(self.server.transactions._merged)),
+                         (0, 0))
+
+    def test_a_repeated_invite_gets_a_401_with_the_same_tag(self):
         invite = self.trunk.request("INVITE", 1, OFFER)
         first, again = self.trunk.send(invite), self.trunk.send(invite)
         self.assertEqual(statuses(first + again), [401, 401])
-        self.assertEqual(challenges(first[0]), challenges(again[0]))
+        self.assertEqual(first[0].to_tag, again[0].to_tag)
 
-    def test_the_401_is_resent_until_its_ack(self):
+    def test_the_ack_to_a_401_is_taken_in_silence(self):
         refused = self.trunk.say("INVITE", 1, OFFER, branch="z9hG4bKone")[-1]
-        self.assertEqual([at for at, _ in self.trunk.advance(2)], [0.5, 1.5])
-        self.trunk.say("ACK", 1, branch="z9hG4bKone", to_tag=refused.to_tag)
-        self.assertEqual(self.trunk.advance(40), [])
-        self.assertEqual(len(self.server.transactions), 0)
+        self.assertEqual(self.trunk.say("ACK", 1, branch="z9hG4bKone", to_tag=refused.to_tag), [])
 
     def test_the_invite_with_credentials_is_not_merged_with_the_first(self):
         refused = self.trunk.say("INVITE", 1, OFFER)[-1]
         line = authorize(challenges(refused)[0])
-        self.assertEqual(statuses(self.trunk.say("INVITE", 2, OFFER, [line])), [100, 200])
+        invite = self.trunk.request("INVITE", 2, OFFER, [line])
+        self.assertEqual(statuses(self.trunk.send(invite)), [100, 200])
+        self.assertEqual(self.trunk.send(invite), [])
+        merged = invite.replace(b"z9hG4bKINVITE", b"z9hG4bKother")
+        self.assertEqual(statuses(self.trunk.send(merged)), [401])  # its count was used
+
+    def test_what_is_refused_after_the_password_is_resent_until_its_ack(self):
+        refused = self.invite(authorize(self.challenge()), "Require: siprec")
+        self.assertEqual(refused.status, 420)
+        self.assertEqual([message.status for _, message in self.trunk.advance(2)], [420, 420])
 
 
 class Logged(AuthCase):
