@@ -50,11 +50,17 @@ def one_of(*words):
     return read
 
 
+def some_of(*words):
+    def read(text):
+        names = tuple(name.strip().upper() for name in text.split(","))
+        if len(set(names)) < len(names) or not set(names) <= set(words):
+            raise ValueError(f"must be some of {', '.join(words)}, each once")
+        return names
+    return read
+
+
 def codecs(text):
-    names = [name.strip().upper() for name in text.split(",")]
-    if len(set(names)) < len(names) or not set(names) <= set(codec.BY_NAME):
-        raise ValueError(f"must be some of {', '.join(codec.BY_NAME)}, each once")
-    return tuple(codec.BY_NAME[name] for name in names)
+    return tuple(codec.BY_NAME[name] for name in some_of(*codec.BY_NAME)(text))
 
 
 def function(text):
@@ -115,6 +121,8 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("RECORD_DIR", "", folder, "directory where every call is recorded; unset: none is"),
     ("SIP_PASSWORD_FILE", "", passwords,
      "file of lines user:password, for those who may call; unset: everybody may"),
+    ("SIP_DIGEST", "SHA-256,MD5", some_of("SHA-256", "MD5"),
+     "how passwords are asked for, the best first; MD5 for peers that SHA-256 confuses"),
     ("LOG_LEVEL", "info", one_of(*LEVELS),
      f"one of {', '.join(LEVELS)}; debug shows every message"),
 )
@@ -136,6 +144,7 @@ class Config(NamedTuple):
     silence: str
     record_dir: str
     sip_password_file: Passwords
+    sip_digest: Tuple[str, ...]
     log_level: str
 
     @property

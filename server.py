@@ -64,8 +64,9 @@ class SIPServer:
         self.requests = ClientTransactions(self.send, self.after)
         self.tcp = TCPTransport(self.call_soon, self.receive)
         self.calls = Calls(self, bot)
-        users = config.sip_password_file
-        self.authenticator = Authenticator(users, clock) if users else None
+        self.authenticator = None
+        if config.sip_password_file:
+            self.authenticator = Authenticator(config.sip_password_file, clock, config.sip_digest)
 
     # The loop
 

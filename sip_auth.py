@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # RFC 3261 22.1 wants a host or domain name; we may have none, and who calls has to configure it
 REALM = "sip-rtp-server"
-ALGORITHMS = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}  # the best first (RFC 8760 2.3)
+ALGORITHMS = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}
 NONCE_SECONDS = 60
 MAX_FAILURES, FAILURE_SECONDS = 10, 60  # so many in so long, then the source is not heard
 MAX_SOURCES = 10000  # whose failures are counted; an entry has about 300 bytes
@@ -30,15 +30,17 @@ SECRET_LINE = re.compile(rb"(?im)^([ \t\r]*(?:proxy-)?authorization\b)[^\n]*(?:\
 class Authenticator:
     """Tells the requests of users from all others.
 
-    users: {name: password}. clock: seconds, monotonic.
+    users: {name: password}. clock: seconds, monotonic. algorithms: of ALGORITHMS, the best first
+    (RFC 8760 2.3).
     """
 
-    def __init__(self, users, clock, realm=REALM):
+    def __init__(self, users, clock, algorithms=tuple(ALGORITHMS), realm=REALM):
         self._clock, self._realm, self._secret = clock, realm, secrets.token_bytes(32)
+        self._algorithms = {name: ALGORITHMS[name] for name in algorithms}
         # "" stands for whom we don't know, so that this takes no less time than a wrong password
         self._ha1 = {(user, name): digest(algorithm, user, realm, password)
                      for user, password in [*users.items(), ("", secrets.token_hex(32))]
-                     for name, algorithm in ALGORITHMS.items()}
+                     for name, algorithm in self._algorithms.items()}
         self._epoch = secrets.randbelow(10 ** 9)  # else a nonce told how long the machine is up
         self._counts = OrderedDict()  # nonce that was good -> [when to forget it, its last nc]
         self._failures = OrderedDict()  # source -> [when to forget it, failures]
@@ -74,16 +76,16 @@ class Authenticator:
         text = (f'Digest realm="{self._realm}", qop="auth", '
                 f'nonce="{made}-{self._mac(made, source)}"{", stale=true" if stale else ""}')
         return SIPError(401, "", [("WWW-Authenticate", f"{text}, algorithm={name}")
-                                  for name in ALGORITHMS])
+                                  for name in self._algorithms])
 
     def _is_right(self, credentials, method):
         """Say whether the response was made with the password of the user."""
         name = credentials.get("algorithm", "MD5").upper()
-        if name not in ALGORITHMS:
+        if name not in self._algorithms:
             return False
         ha1 = self._ha1.get((get_user(credentials), name), self._ha1["", name])
         right = same(credentials.get("response", ""),
-                     get_response(ALGORITHMS[name], ha1, method, credentials))
+                     get_response(self._algorithms[name], ha1, method, credentials))
         # RFC 3261 22.4: whoever is offered qop sends it; without, a response could be replayed
         return (right and credentials.get("qop") == "auth"
                 and bool(COUNT.fullmatch(credentials.get("nc", ""))))

@@ -11,7 +11,7 @@ class Settings(unittest.TestCase):
     def test_an_empty_environment_gives_the_defaults(self):
         config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
         self.assertEqual(config, ("127.0.0.1", "", 5060, 16384, 32767, 64, 0, 300, "", CODECS, "on",
-                                  "", {}, "info"))
+                                  "", {}, ("SHA-256", "MD5"), "info"))
 
     def test_every_setting_is_read_and_has_a_line_of_help(self):
         with tempfile.NamedTemporaryFile() as file:
@@ -22,11 +22,11 @@ class Settings(unittest.TestCase):
                 "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "RTP_THREADS": "5",
                 "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "BOT": "examples.echo_bot:answer",
                 "CODECS": "pcmu, PCMA", "SILENCE": "Off", "RECORD_DIR": "/tmp",
-                "SIP_PASSWORD_FILE": file.name, "LOG_LEVEL": "DEBUG"})
+                "SIP_PASSWORD_FILE": file.name, "SIP_DIGEST": "md5", "LOG_LEVEL": "DEBUG"})
         self.assertEqual(config, (
             "0.0.0.0", "192.0.2.1", 5070, 20000, 20010, 5, 3, 0, "examples.echo_bot:answer",
             (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp", {"alice": "secret"},
-            "debug"))
+            ("MD5",), "debug"))
         self.assertEqual([name.lower() for name, *_ in SETTINGS], list(Config._fields))
         for name, *_ in SETTINGS:
             self.assertIn(name, help_text())
@@ -41,7 +41,7 @@ class Settings(unittest.TestCase):
                             ("RTP_TIMEOUT", "never"),
                             ("SIP_PORT", "00000000099999"), ("LOG_LEVEL", "loud"),
                             ("BOT", "my_bot"), ("BOT", "my_bot.py:answer()"), ("CODECS", "G729"),
-                            ("CODECS", "PCMA,PCMA"), ("SILENCE", "maybe"),
+                            ("CODECS", "PCMA,PCMA"), ("SIP_DIGEST", "SHA-1"), ("SILENCE", "maybe"),
                             ("RECORD_DIR", "/nowhere")):
             with self.subTest(name=name, value=value[:9]), self.assertRaisesRegex(
                     ConfigError, f"^{name}="):

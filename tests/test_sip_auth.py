@@ -104,6 +104,14 @@ class Challenged(AuthCase):
             self.assertRegex(value, r'^Digest realm="[^"]+", qop="auth", nonce="[0-9a-f.-]+", '
                                     r"algorithm=[A-Z0-9-]+$")
 
+    def test_a_peer_that_sha_256_confuses_may_be_asked_by_md5_alone(self):
+        trunk = Trunk(SIP_PASSWORD_FILE=write(self, "alice:wonder:land"), SIP_DIGEST="MD5")
+        challenge, = challenges(trunk.say("INVITE", body=OFFER)[-1])
+        self.assertEqual(challenge["algorithm"], "MD5")
+        for algorithm, status in (("SHA-256", 401), ("MD5", 200)):
+            line = authorize(challenge, algorithm=algorithm)
+            self.assertEqual(trunk.say("INVITE", 2, OFFER, [line])[-1].status, status)
+
     def test_nothing_is_set_up_before_the_password_is_right(self):
         self.invite()
         self.attempt("alice", "wrong")
