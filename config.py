@@ -15,6 +15,13 @@ class ConfigError(ValueError):
     """A setting that can't be used; the text names it."""
 
 
+class Passwords(dict):
+    """{user: password}; shown, it tells neither."""
+
+    def __repr__(self):
+        return f"<{len(self)} passwords>"
+
+
 def address(text):
     ip = ipaddress.ip_address(text)
     if ip.is_multicast:
@@ -44,11 +51,17 @@ def one_of(*words):
     return read
 
 
+def some_of(*words):
+    def read(text):
+        names = tuple(name.strip().upper() for name in text.split(","))
+        if len(set(names)) < len(names) or not set(names) <= set(words):
+            raise ValueError(f"must be some of {', '.join(words)}, each once")
+        return names
+    return read
+
+
 def codecs(text):
-    names = [name.strip().upper() for name in text.split(",")]
-    if len(set(names)) < len(names) or not set(names) <= set(codec.BY_NAME):
-        raise ValueError(f"must be some of {', '.join(codec.BY_NAME)}, each once")
-    return tuple(codec.BY_NAME[name] for name in names)
+    return tuple(codec.BY_NAME[name] for name in some_of(*codec.BY_NAME)(text))
 
 
 def function(text):
@@ -67,6 +80,32 @@ def folder(text):
     return text
 
 
+def passwords(path):
+    """Read lines of user:password; no error repeats anything of the file."""
+    found = Passwords()
+    if not path:
+        return found
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # that of Notepad begins with a BOM
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise ValueError(error.strerror or "can't be read") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        user, _, password = [part.strip() for part in line.partition(":")]
+        if not user or not password:
+            raise ValueError(f"line {number} is not user:password")
+        if user in found:
+            raise ValueError(f"line {number} names a user once more")
+        found[user] = password
+    if not found:
+        raise ValueError("has no line user:password")
+    return found
+
+
 SETTINGS = (  # name, default, how its text is read, what it is
     ("BIND_IP", "127.0.0.1", address,
      "address to listen on; 0.0.0.0 is all of IPv4, :: all of IPv6"),
@@ -75,6 +114,10 @@ SETTINGS = (  # name, default, how its text is read, what it is
     ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
     ("ALLOWED_PEERS", "", networks,
      "addresses and networks that are answered, with commas; unset: private networks"),
+    ("SIP_PASSWORD_FILE", "", passwords,
+     "file of lines user:password, for those who may call; unset: everybody may"),
+    ("SIP_DIGEST", "SHA-256,MD5", some_of("SHA-256", "MD5"),
+     "how passwords are asked for, the best first; MD5 for peers that SHA-256 confuses"),
     ("SIP_RATE", "2000", number(0, 999999),
      "messages a second from one source that had a call, less from others; 0 is any number"),
     ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
@@ -103,6 +146,8 @@ class Config(NamedTuple):
     advertised_ip: str
     sip_port: int
     allowed_peers: Tuple[Network, ...]
+    sip_password_file: Passwords
+    sip_digest: Tuple[str, ...]
     sip_rate: int
     rtp_port_start: int
     rtp_port_end: int
@@ -143,6 +188,6 @@ class Config(NamedTuple):
 
 def help_text():
     """Return the table of settings, for --help."""
-    rows = [f"  {name:15} {about} (default: {default or 'unset'})"
+    rows = [f"  {name:17} {about} (default: {default or 'unset'})"
             for name, default, _, about in SETTINGS]
     return "settings, from the environment:\n" + "\n".join(rows)

@@ -28,6 +28,7 @@ import recorder
 from calls import Calls
 from gate import Gate
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
+from sip_auth import Authenticator, hide_credentials
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
 from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
@@ -71,6 +72,9 @@ class SIPServer:
         self.requests = ClientTransactions(self.send, self.after)
         self.tcp = TCPTransport(self.call_soon, self.receive, self.gate.admits)
         self.calls = Calls(self, bot)
+        self.authenticator = None
+        if config.sip_password_file:
+            self.authenticator = Authenticator(config.sip_password_file, clock, config.sip_digest)
 
     # The loop
 
@@ -217,7 +221,8 @@ class SIPServer:
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
         if not self.gate.admits(address, len(data)):
             return
-        log.debug("from %s %r", host_port(*address), data)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("from %s %r", host_port(*address), hide_credentials(data))
         message = SIPMessage(data, address, connection)
         if not message.valid:
             log.debug("dropped: not SIP")
@@ -232,6 +237,10 @@ class SIPServer:
             request.check()
             if self.transactions.absorb(request):
                 return
+            # A re-INVITE needs no password: who knows both tags, 64 bits of ours, is of the call.
+            # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction, whoever it reaches
+            if self.authenticator and request.method() == "INVITE" and not request.to_tag:
+                self.authenticator.check(request)
             if request.method() != "ACK":
                 self._begin(request)
             self._dispatch(request)
@@ -280,9 +289,11 @@ class SIPServer:
             log.debug("bad ACK dropped: %s", error)
             return
         response = self.respond(request, error.status, error.reason, error.headers)
-        log.info("%.20r from %s refused: %d %s%.200s", request.method(),
-                 host_port(*request.source), error.status, response.reason,
-                 "".join(f"; {name}: {value!a}" for name, value in error.headers))
+        # every call begins with a 401 where passwords are asked for; sip_auth logs what matters
+        log.log(logging.DEBUG if error.status in (401, 403) else logging.INFO,
+                "%.20r from %s refused: %d %s%.200s", request.method(),
+                host_port(*request.source), error.status, response.reason,
+                "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
     def request(self, call, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""

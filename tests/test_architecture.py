@@ -10,6 +10,7 @@ MAY_IMPORT = {
     "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "gate": "", "jitter": "",
     "net": "", "recorder": "codec", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
+    "sip_auth": "sip_message sip_utils",
     "rtcp": "", "rtp_thread": "", "sdp": "codec", "rtp": "dtmf net rtcp rtp_thread sdp",
     "sip_tcp": "net",
     "conversation": "codec dtmf jitter vad", "bot": "codec config conversation recorder vad",
@@ -19,8 +20,8 @@ MAY_IMPORT = {
                    "sip_utils",
     "calls": "bot net rtcp rtp rtp_thread sdp sip_dialog sip_message sip_methods sip_session_timer "
              "sip_transaction sip_utils",
-    "server": "bot calls config gate net recorder sip_dialog sip_message sip_methods sip_response "
-              "sip_tcp sip_transaction sip_utils",
+    "server": "bot calls config gate net recorder sip_auth sip_dialog sip_message sip_methods "
+              "sip_response sip_tcp sip_transaction sip_utils",
 }
 
 

@@ -264,7 +264,7 @@ class Ended(unittest.TestCase):
         call = self.trunk.call(body=offer("sendonly"))
         for direction, cseq in (("inactive", 2), ("sendonly", 3)):
             for _ in range(3):
-                (at, options), = self.trunk.advance(300)
+                (_, options), = self.trunk.advance(300)
                 self.assertEqual((options.method(), options.to_tag), ("OPTIONS", "alice"))
                 self.answer(options, 200)
             self.trunk.say("INVITE", cseq, to_tag=call.local_tag, body=offer(direction))

@@ -32,7 +32,7 @@ audio_player aubridge,nowhere
 audio_alert aubridge,nowhere
 snd_path {path}
 """  # there is no player into a file; the module sndfile records what a player gets
-BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs={codec}\n"
+BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs={codec}{more}\n"
 LINPHONE_CONFIG = """
 [sip]
 sip_port={udp_port}
@@ -191,11 +191,11 @@ class LinphoneOverTCP(Linphone):
     transport, ports = "tcp", {"udp_port": 0, "tcp_port": -1}
 
 
-def dial(path, uri, codec):
-    """Start baresip, which calls a URI, plays speech.wav and hangs up."""
+def dial(path, uri, codec, more=""):
+    """Start baresip, which calls a URI, plays speech.wav and hangs up; more: of its account."""
     for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
         with open(os.path.join(path, name), "w") as file:
-            file.write(text.format(ip=SERVER_IP, path=path, codec=codec))
+            file.write(text.format(ip=SERVER_IP, path=path, codec=codec, more=more))
     return start(path, ["baresip", "-f", path, "-e", f"/dial {uri}"])
 
 

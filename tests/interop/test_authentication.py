@@ -1,0 +1,89 @@
+"""Real callers are asked for a password: SIPp and baresip by MD5, linphone by the best it can."""
+
+import os
+from tempfile import TemporaryDirectory
+
+from tests.interop.support import SERVER_IP, InteropCase, Server, SIPp, end, wait_until
+from tests.interop.test_softphones import (LINPHONE_COMMANDS, LINPHONE_CONFIG, RATE, dial, speak,
+                                           start)
+
+LINPHONE_PASSWORD = """
+[auth_info_0]
+username=listener
+passwd=wonderland
+realm=sip-rtp-server
+"""
+
+
+def asking_server(path, **settings):
+    """Return a Server that lets alice and listener call."""
+    passwords = os.path.join(path, "passwords")
+    with open(passwords, "w") as file:
+        file.write("alice:wonderland\nlistener:wonderland\n")
+    return Server(path, SIP_PASSWORD_FILE=passwords, **settings)
+
+
+class Scenario(InteropCase):
+    """SIPp 3.6 knows MD5 only, and gives up where SHA-256 is asked for first."""
+
+    tools = ("sipp",)
+
+    def test_no_and_a_wrong_password_get_401_and_the_right_one_a_call(self):
+        for transport in ("u1", "t1"):
+            with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
+                with SIPp(path, "authentication", (SERVER_IP, server.port), 5,
+                          options=["-t", transport]) as sipp:
+                    self.assertEqual(sipp.wait(), 0, sipp.errors())
+                    self.assertEqual(sipp.retransmissions(), {})
+                self.assertEqual([call.why for call in server.ended()],
+                                 ["the caller hung up"] * 5)
+                self.assertEqual(server.log().count("wrong credentials from"), 5)
+                self.assertEqual(server.complaints(), [])
+
+
+class Baresip(InteropCase):
+    """baresip 1.0 knows MD5 only, and gives up where SHA-256 is asked for at all."""
+
+    tools = ("baresip", "espeak-ng", "sox")
+
+    def call(self, password, line):
+        """Let it call with a password until the server's log has a line; return the Server."""
+        with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
+            speak(path, RATE)
+            process = dial(path, f"sip:echo@{SERVER_IP}:{server.port}", "PCMA/8000/1",
+                           f";auth_user=alice;auth_pass={password}")
+            try:
+                self.assertTrue(wait_until(lambda: line in server.log(), 30), server.log())
+            finally:
+                end(process)
+            self.assertEqual(server.complaints(), [])
+            return server.began()
+
+    def test_the_right_password_makes_a_call(self):
+        self.assertEqual(self.call("wonderland", "the caller hung up"), ["listener"])
+
+    def test_a_wrong_password_makes_none(self):
+        self.assertEqual(self.call("wrong", "wrong credentials from"), [])
+
+
+class Linphone(InteropCase):
+    """linphone 5.1 chooses among both algorithms, or takes SHA-256 alone."""
+
+    tools = ("linphonec", "espeak-ng", "sox")
+
+    def test_the_right_password_makes_a_call(self):
+        for digest in ("SHA-256,MD5", "SHA-256"):
+            with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST=digest) as server:
+                speak(path, RATE)
+                with open(os.path.join(path, "linphonerc"), "w") as file:
+                    file.write(LINPHONE_CONFIG.format(ip=SERVER_IP, udp_port=-1, tcp_port=0)
+                               + LINPHONE_PASSWORD)
+                process = start(path, ["linphonec", "-c", "linphonerc"])
+                try:
+                    process.stdin.write(LINPHONE_COMMANDS.format(
+                        ip=SERVER_IP, path=path, port=server.port, transport="udp").encode())
+                    process.stdin.flush()
+                    self.assertTrue(wait_until(server.began, 30), server.log())
+                finally:
+                    end(process)
+                self.assertEqual((server.began(), server.complaints()), (["listener"], []))
