@@ -18,6 +18,11 @@ DIGITS = re.compile(r"[0-9]{1,10}")  # int() alone takes "1_0", " 1" and a milli
 HOST_PORT = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)", re.I)
+QUOTED = r'"(?:[^"\\]+|\\.?)*("?)'  # to the end where it is not closed; never tried twice
+STRING = re.compile(QUOTED, re.DOTALL)
+ELEMENT = {separator: re.compile(rf'(?:[^"<{separator}]+|{QUOTED}|<[^>]*>?)*', re.DOTALL)
+           for separator in ",;"}
+LONGEST_USER = 256  # characters; to unescape more costs more than a call is worth
 remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
@@ -59,27 +64,18 @@ class Via(NamedTuple):
 
 
 def split_outside(text, separator):
-    """Split at separator, but not inside "quoted strings" or <angle brackets>."""
+    """Split at separator, "," or ";", but not inside "quoted strings" or <angle brackets>."""
     if '"' not in text and "<" not in text:
         return text.split(separator)
-    parts, start, closing, escaped = [], 0, "", False
-    for at, char in enumerate(text):
-        if escaped:
-            escaped = False
-        elif closing:
-            if char == closing:
-                closing = ""
-            elif char == "\\" and closing == '"':
-                escaped = True
-        elif char == '"' or char == "<":
-            closing = '"' if char == '"' else ">"
-        elif char == separator:
-            parts.append(text[start:at])
-            start = at + 1
-    parts.append(text[start:])
+    parts, start, element = [], 0, ELEMENT[separator]
+    while start <= len(text):
+        end = element.match(text, start).end()
+        parts.append(text[start:end])
+        start = end + 1
     return parts
 
 
+@remembered
 def split_list(value):
     """Return the elements of a comma-separated header value, without the empty ones."""
     return [part for part in (p.strip(" \t") for p in split_outside(value, ",")) if part]
@@ -121,15 +117,14 @@ def _split_display(text):
     if not text.startswith('"'):
         display, bracket, rest = text.partition("<")
         return display.strip(" \t"), bracket, rest
-    at = 1
-    while at < len(text) and text[at] != '"':
-        at += 2 if text[at] == "\\" else 1
-    if at >= len(text):
+    string = STRING.match(text)
+    if not string.group(1):
         raise ValueError("unbalanced quotes")
-    middle, bracket, rest = text[at + 1:].partition("<")
+    middle, bracket, rest = text[string.end():].partition("<")
     if middle.strip(" \t") or not bracket:
         raise ValueError("no < after the display name")
-    return re.sub(r"\\(.)", r"\1", text[1:at]), bracket, rest
+    pieces = string.group()[1:-1].split("\\\\")
+    return "\\".join(piece.replace("\\", "") for piece in pieces), bracket, rest
 
 
 @remembered
@@ -278,6 +273,6 @@ def _first_user(values):
             user = parse_uri(address.uri).user
         except ValueError:
             continue
-        if user:
+        if 0 < len(user) <= LONGEST_USER:
             return unquote(user.partition(";")[0])
     return ""
