@@ -22,6 +22,7 @@ QUOTED = r'"(?:[^"\\]+|\\.?)*("?)'  # to the end where it is not closed; never t
 STRING = re.compile(QUOTED, re.DOTALL)
 ELEMENT = {separator: re.compile(rf'(?:[^"<{separator}]+|{QUOTED}|<[^>]*>?)*', re.DOTALL)
            for separator in ",;"}
+FEW = 10  # values of a header that may tell who calls: trunks send two, and each costs time
 LONGEST_USER = 256  # characters; to unescape more costs more than a call is worth
 remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
@@ -224,20 +225,24 @@ def get_identity(message):
     """Return the Identity a request tells."""
     remote_party = _calling_parties(message)
     names = [address.display for address in _addresses(
-        message.headers_all("P-Asserted-Identity") + remote_party + message.headers_all("From"))]
-    history = message.headers_all("History-Info")  # RFC 7044: the last is us
-    diverted_by = _first_user(message.headers_all("Diversion") + history[-2::-1])
+        _first(message, "P-Asserted-Identity") + remote_party + _first(message, "From"))]
+    history = message.headers_all("History-Info")[-2::-1][:FEW]  # RFC 7044: the last is us
+    diverted_by = _first_user(_first(message, "Diversion") + history)
     wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
     hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
     hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
                            for address in _addresses(remote_party))
-    private = bool(hidden) or _first_user(message.headers_all("From")).lower() == "anonymous"
+    private = bool(hidden) or _first_user(_first(message, "From")).lower() == "anonymous"
     return Identity(next((name for name in names if name), ""), diverted_by, private)
+
+
+def _first(message, name):
+    return message.headers_all(name)[:FEW]
 
 
 def _calling_parties(message):
     """Return the Remote-Party-IDs that tell of the caller, as IOS sends them."""
-    return [value for value in message.headers_all("Remote-Party-ID")
+    return [value for value in _first(message, "Remote-Party-ID")
             if "party=called" not in value.lower().replace(" ", "")]
 
 
@@ -254,7 +259,7 @@ def get_caller_number(message):
 
     Where From says nothing or "anonymous", Remote-Party-ID may know.
     """
-    told = _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
+    told = _first_user(_first(message, "P-Asserted-Identity") + _first(message, "From"))
     if told.lower() in ("", "anonymous"):
         return _first_user(_calling_parties(message)) or told
     return told
@@ -263,7 +268,7 @@ def get_caller_number(message):
 def get_called_number(message):
     """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion; the first user."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
-              for value in message.headers_all(name)]
+              for value in _first(message, name)]
     return _first_user(([f"<{message.uri}>"] if message.uri else []) + values)
 
 

@@ -146,6 +146,17 @@ class Numbers(unittest.TestCase):
                 (["History-Info: <sip:1000@h>;index=1"], ("", "", False))):
             self.assertEqual(get_identity(self.message(*lines)), identity, lines)
 
+    def test_who_calls_is_told_by_the_first_values_of_a_header(self):
+        for number, caller in ((9, "7"), (10, "4711")):
+            message = self.message("P-Asserted-Identity: " + "<sip:h>," * number + "<sip:7@h>",
+                                   "From: <sip:4711@h>")
+            self.assertEqual(get_caller_number(message), caller)
+
+    def test_who_diverted_is_told_by_the_last_values_of_the_history(self):
+        for number, diverted_by in ((9, "7"), (10, "")):
+            message = self.message("History-Info: <sip:7@h>," + "<sip:h>," * number + "<sip:1@h>")
+            self.assertEqual(get_identity(message).diverted_by, diverted_by)
+
     def test_a_user_too_long_to_unescape_is_read_over(self):
         lines = [f"P-Asserted-Identity: <sip:{'%41' * 86}@h>", f"From: <sip:{'%41' * 85}@h>"]
         self.assertEqual(get_caller_number(self.message(*lines)), "A" * 85)
