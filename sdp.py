@@ -14,6 +14,8 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
     "recvonly": (False, True), "inactive": (False, False),
 }
+# What a description may have, far more than any trunk sends: lines, m= lines, formats of each
+MAX_LINES, MAX_MEDIA, MAX_FORMATS = 300, 16, 128
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
 STATIC = {str(codec.payload_type): codec for codec in BY_NAME.values()}
@@ -23,7 +25,7 @@ class SDPError(ValueError):
     """A description that can't be used: malformed, or (with a warning, RFC 3261 20.43) unusable."""
 
     def __init__(self, reason, warning=0):
-        super().__init__(reason)
+        super().__init__(reason[:200])  # it may quote the description, and goes into the reply
         self.warning = warning
 
 
@@ -31,7 +33,9 @@ class MediaLine:
     """One m= line of a description with what applies to it."""
 
     def __init__(self, value, address, direction):
-        words = value.split()
+        words = value.split(None, 3 + MAX_FORMATS)
+        if len(words) > 3 + MAX_FORMATS:
+            raise SDPError("too many formats in an m= line")
         port = words[1].partition("/")[0] if len(words) > 3 else ""
         if not PORT.fullmatch(port) or int(port) > 65535:
             raise SDPError("malformed m= line")
@@ -39,15 +43,16 @@ class MediaLine:
         self.address = address  # the words of its c= line
         self.direction = direction
         self.rtcp = ""  # the value of a=rtcp (RFC 3605)
-        self.rtpmap = {}  # payload type (str): "PCMA/8000"
+        self.rtpmap = {}  # payload type (str): "PCMA/8000", in upper case
 
     def find(self, codec):
         """Return [(payload type, codec)] for the first format that stands for codec, or []."""
+        name = f"{codec.name.upper()}/{codec.rate}"
+        wanted = {pt for pt, encoding in self.rtpmap.items() if encoding in (name, f"{name}/1")}
+        if STATIC.get(str(codec.payload_type)) is codec:
+            wanted |= {str(codec.payload_type)} - set(self.rtpmap)
         for pt in self.formats:
-            name = self.rtpmap.get(pt, "").upper()
-            wanted = f"{codec.name.upper()}/{codec.rate}"
-            static = pt not in self.rtpmap and STATIC.get(pt) is codec
-            if PAYLOAD_TYPE.fullmatch(pt) and (static or name in (wanted, f"{wanted}/1")):
+            if pt in wanted and PAYLOAD_TYPE.fullmatch(pt):
                 return [(int(pt), codec)]
         return []
 
@@ -103,6 +108,8 @@ def sendable(ip):
 
 def read_ip(text, like):
     """Return an ip_address of the version of another. Raises ValueError."""
+    if len(text) > 45:  # the longest there is, and to read more costs time
+        raise ValueError("too long")
     if "%" in text:
         raise ValueError("an address with a scope is of no use elsewhere")
     ip, version = ipaddress.ip_address(text), ipaddress.ip_address(like).version
@@ -124,11 +131,16 @@ def parse(body) -> Description:
     Lenient: LF line ends, unknown lines and attributes, and any order below an m= line.
     """
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    lines = text.split("\n", MAX_LINES)
+    if len(lines) > MAX_LINES:
+        raise SDPError("too many lines")
     time, media, address, direction = "0 0", [], [], "sendrecv"
-    for line in text.split("\n"):
+    for line in lines:
         kind, _, value = line.strip().partition("=")
         name, _, argument = value.partition(":")
         if kind == "m":
+            if len(media) == MAX_MEDIA:
+                raise SDPError("too many m= lines")
             media.append(MediaLine(value, address, direction))
         elif kind == "t" and not media:
             time = value
@@ -144,7 +156,7 @@ def parse(body) -> Description:
             media[-1].rtcp = argument
         elif kind == "a" and name == "rtpmap" and media:
             payload_type, _, encoding = argument.strip().partition(" ")
-            media[-1].rtpmap[payload_type] = encoding.strip()
+            media[-1].rtpmap[payload_type] = encoding.strip().upper()
     if not media:
         raise SDPError("no m= line")
     return Description(time, media)

@@ -25,8 +25,15 @@ LISTS = frozenset("""
 """.split())  # headers in which a comma separates values (RFC 3261 7.3.1)
 SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
 REQUIRED = ("Via", "From", "To", "Call-ID", "CSeq")  # Cisco's BYE may lack Max-Forwards
-BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-FOLD = re.compile(r"\r?\n[ \t]+")
+# What costs time is refused where it is far more than any trunk sends
+MAX_VALUES = 150  # header lines, and values of lists; a long INVITE has 80
+MAX_MARKS = 600  # of parameters, quotes, brackets, escapes; a long INVITE has 150
+MAX_URI = 1024  # characters of the Request-URI
+MAX_BODIES = 8  # parts of a multipart body; trunks send four
+MAX_BODY_HEADERS = 20  # lines and values of one of them
+MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
+BLANK_LINE = re.compile(rb"\n\r?\n")
+FOLD = re.compile(r"\n[ \t]+")
 # Bodies that trunks send beside or instead of SDP and that a call can do without.
 IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig", "text/plain",
                        "application/x-q931", "application/x-cisco-cpa", "application/rs-metadata"))
@@ -72,12 +79,11 @@ class SIPMessage:
         self.valid, self.uri, self.status, self.reason, self.version = False, "", 0, "", ""
         self._method, self._defect = "", ""
         head, self.body = split_head(bytes(raw).lstrip(b"\r\n"))
-        self.start_line, _, fields = FOLD.sub(" ", head).partition("\n")
+        self.start_line, _, fields = head.partition("\n")
         self.start_line = self.start_line.rstrip("\r")
         self._read_start_line()
-        self._fields, malformed = parse_fields(fields)
-        if malformed:
-            self._defect = self._defect or "Malformed header line"
+        self._fields, defect = parse_fields(fields)
+        self._defect = self._defect or defect
         self._cut_body()
 
     def is_request(self):
@@ -102,12 +108,14 @@ class SIPMessage:
 
     def headers_all(self, name):
         """Return every value of that name in order, comma-joined ones apart; [] for none."""
-        name = long_name(name)
-        lines = self._fields.get(name, [])
-        return [v for line in lines for v in split_list(line)] if name in LISTS else list(lines)
+        return list(self._values(long_name(name)))
+
+    def _values(self, name):
+        for line in self._fields.get(name, ()):
+            yield from split_list(line) if name in LISTS else (line,)
 
     def _read_start_line(self):
-        words = self.start_line.split(" ")
+        words = self.start_line.split(" ", 2)
         if words[0].upper().startswith("SIP/"):
             if len(words) > 1 and re.fullmatch("[1-6][0-9][0-9]", words[1]):
                 self.valid, self.version, self.status = True, words[0].upper(), int(words[1])
@@ -140,7 +148,7 @@ class SIPMessage:
 
     @property
     def via(self):
-        return parse_via((self.headers_all("Via") or [""])[0])
+        return parse_via(next(self._values("via"), ""))
 
     @property
     def cseq(self):
@@ -155,9 +163,11 @@ class SIPMessage:
         return parse_address(self.header("To", "")).tag
 
     def check(self):
-        """Raise the SIPError a request with a defect gets: 400 that names it, 505 or 416."""
+        """Raise the SIPError a request with a defect gets: 400 that names it, 505, 414 or 416."""
         if self.version != "SIP/2.0":
             raise SIPError(505, "")
+        if len(self.uri) > MAX_URI:
+            raise SIPError(414, "")
         defect = self._defect or self._find_defect()
         if defect:
             raise SIPError(400, defect)
@@ -166,7 +176,7 @@ class SIPMessage:
 
     def _find_defect(self):
         for name in REQUIRED:
-            if not any(self.headers_all(name)):
+            if not any(self._values(name.lower())):
                 return f"Missing {name} header"
         for name in SINGLE:
             if len(set(self._fields.get(name, ()))) > 1:
@@ -212,24 +222,33 @@ def long_name(name):
 
 
 def split_head(data):
-    """Return (head as str, body as bytes)."""
+    """Return (head as str without folds, body as bytes)."""
     match = BLANK_LINE.search(data)  # RFC 3261 7 wants CRLF; hand-made tests send LF
     head, body = (data[:match.start()], data[match.end():]) if match else (data, b"")
-    return head.decode("utf-8", "surrogateescape"), body
+    text = head.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    return FOLD.sub(" ", text, count=MAX_VALUES), body
 
 
-def parse_fields(text):
-    """Return ({long lower-case name: [values in order]}, whether some line was no header)."""
-    fields, malformed = {}, False
-    for line in text.split("\n"):
+def parse_fields(text, limit=MAX_VALUES):
+    """Return ({long lower-case name: [values in order]}, what is wrong with the lines or "").
+
+    A line that is no header is left out, and one that makes it more values than the limit.
+    """
+    fields, defect, values, marks = {}, "", limit, MAX_MARKS
+    for line in text.split("\n", limit):
         name, colon, value = line.partition(":")
         name = name.strip(" \t\r")
-        if colon and TOKEN.fullmatch(name):
+        here, marked = 1 + line.count(","), sum(map(line.count, ';"<\\'))
+        if not colon or not TOKEN.fullmatch(name):
+            if line.strip(" \t\r"):
+                defect = defect or "Malformed header line"
+        elif here > values or marked > marks or "\n" in line:
+            defect = defect or f"Too many values, at {name:.40}"
+        else:
+            values, marks = values - here, marks - marked
             # a bare CR copied into a reply would end a line for some parsers
             fields.setdefault(long_name(name), []).append(value.strip(" \t\r").replace("\r", " "))
-        elif line.strip(" \t\r"):
-            malformed = True
-    return fields, malformed
+    return fields, defect
 
 
 def find_sdp(fields, body, depth=0):
@@ -247,11 +266,11 @@ def find_sdp(fields, body, depth=0):
         return body
     if not content_type:  # some IOS UPDATEs carry SDP and do not say so
         return body if body.lstrip().startswith(b"v=0") else None
-    if content_type.startswith("multipart/") and depth < 3:
+    if content_type.startswith("multipart/") and depth < 2:
         found = None
         for part in split_multipart(parse_params(params).get("boundary"), body):
             head, part_body = split_head(part)
-            part_fields, _ = parse_fields(FOLD.sub(" ", head))
+            part_fields, _ = parse_fields(head, MAX_BODY_HEADERS)
             # a part that says nothing of its handling is one more of Cisco's extras
             part_fields.setdefault("content-disposition", ["handling=optional"])
             inner = find_sdp(part_fields, part_body, depth + 1)
@@ -264,9 +283,16 @@ def find_sdp(fields, body, depth=0):
 
 
 def split_multipart(boundary, body):
-    """Return the parts of a multipart body (RFC 2046 5.1.1); [] where no boundary is named."""
-    if not boundary:
+    """Return the parts of a multipart body (RFC 2046 5.1.1); [] where no boundary is named.
+
+    Raises SIPError(400) where they are too many.
+    """
+    if not boundary or len(boundary) > MAX_BOUNDARY:
         return []
     mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
-    pieces = re.split(rb"(?:\A|\r?\n)--" + mark + rb"(?:--)?[ \t]*(?=\r|\n|\Z)", body)
-    return [piece.lstrip(b"\r\n") for piece in pieces[1:]]
+    pieces = re.split(rb"\n--" + mark + rb"(?:--)?[ \t]*(?=\r|\n|\Z)", b"\n" + body,
+                      maxsplit=MAX_BODIES + 2)
+    if len(pieces) > MAX_BODIES + 2:  # what is before the first and behind the last is no part
+        raise SIPError(400, "Too many parts in the body")
+    parts = [piece.lstrip(b"\r\n") for piece in pieces[1:]]
+    return [part[:-1] if part.endswith(b"\r") else part for part in parts]

@@ -128,12 +128,10 @@ class ServerTransactions:
 
     def cancelled_by(self, cancel, methods):
         """Return the transaction, of one of these methods, that a CANCEL is for, or None."""
-        for method in methods:  # RFC 3261 9.2: it shares all but the method
-            if method not in ("ACK", "CANCEL"):
-                found = self._transactions.get(transaction_key(cancel, method))
-                if found:
-                    return found
-        return None
+        key = transaction_key(cancel)[:-1]
+        found = (self._transactions.get((*key, method)) for method in methods
+                 if method not in ("ACK", "CANCEL"))  # RFC 3261 9.2: it shares all but the method
+        return next(filter(None, found), None)
 
     def _forget(self, transaction):
         for table, key in zip((self._transactions, self._merged), transaction.keys):
@@ -141,10 +139,12 @@ class ServerTransactions:
                 del table[key]
 
 
-def transaction_key(request, method=""):
-    """Return what repeats of a request have in common (RFC 3261 17.2.3); ACK shares INVITE's."""
-    method = method or request.method()
-    method = "INVITE" if method == "ACK" else method
+def transaction_key(request):
+    """Return what repeats of a request have in common (RFC 3261 17.2.3), the method last.
+
+    An ACK has that of its INVITE.
+    """
+    method = "INVITE" if request.method() == "ACK" else request.method()
     via = request.via
     if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:
         return via.branch, via.host.lower(), via.port or 5060, method

@@ -18,6 +18,12 @@ DIGITS = re.compile(r"[0-9]{1,10}")  # int() alone takes "1_0", " 1" and a milli
 HOST_PORT = re.compile(r"([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 VIA = re.compile(r"SIP\s*/\s*2\.0\s*/\s*([^\s/;]+)\s+(\S.*)", re.I)
+QUOTED = r'"(?:[^"\\]+|\\.?)*("?)'  # to the end where it is not closed; never tried twice
+STRING = re.compile(QUOTED, re.DOTALL)
+ELEMENT = {separator: re.compile(rf'(?:[^"<{separator}]+|{QUOTED}|<[^>]*>?)*', re.DOTALL)
+           for separator in ",;"}
+FEW = 10  # values of a header that may tell who calls: trunks send two, and each costs time
+LONGEST_USER = 256  # characters; to unescape more costs more than a call is worth
 remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
@@ -59,27 +65,18 @@ class Via(NamedTuple):
 
 
 def split_outside(text, separator):
-    """Split at separator, but not inside "quoted strings" or <angle brackets>."""
+    """Split at separator, "," or ";", but not inside "quoted strings" or <angle brackets>."""
     if '"' not in text and "<" not in text:
         return text.split(separator)
-    parts, start, closing, escaped = [], 0, "", False
-    for at, char in enumerate(text):
-        if escaped:
-            escaped = False
-        elif closing:
-            if char == closing:
-                closing = ""
-            elif char == "\\" and closing == '"':
-                escaped = True
-        elif char == '"' or char == "<":
-            closing = '"' if char == '"' else ">"
-        elif char == separator:
-            parts.append(text[start:at])
-            start = at + 1
-    parts.append(text[start:])
+    parts, start, element = [], 0, ELEMENT[separator]
+    while start <= len(text):
+        end = element.match(text, start).end()
+        parts.append(text[start:end])
+        start = end + 1
     return parts
 
 
+@remembered
 def split_list(value):
     """Return the elements of a comma-separated header value, without the empty ones."""
     return [part for part in (p.strip(" \t") for p in split_outside(value, ",")) if part]
@@ -121,15 +118,14 @@ def _split_display(text):
     if not text.startswith('"'):
         display, bracket, rest = text.partition("<")
         return display.strip(" \t"), bracket, rest
-    at = 1
-    while at < len(text) and text[at] != '"':
-        at += 2 if text[at] == "\\" else 1
-    if at >= len(text):
+    string = STRING.match(text)
+    if not string.group(1):
         raise ValueError("unbalanced quotes")
-    middle, bracket, rest = text[at + 1:].partition("<")
+    middle, bracket, rest = text[string.end():].partition("<")
     if middle.strip(" \t") or not bracket:
         raise ValueError("no < after the display name")
-    return re.sub(r"\\(.)", r"\1", text[1:at]), bracket, rest
+    pieces = string.group()[1:-1].split("\\\\")
+    return "\\".join(piece.replace("\\", "") for piece in pieces), bracket, rest
 
 
 @remembered
@@ -229,20 +225,24 @@ def get_identity(message):
     """Return the Identity a request tells."""
     remote_party = _calling_parties(message)
     names = [address.display for address in _addresses(
-        message.headers_all("P-Asserted-Identity") + remote_party + message.headers_all("From"))]
-    history = message.headers_all("History-Info")  # RFC 7044: the last is us
-    diverted_by = _first_user(message.headers_all("Diversion") + history[-2::-1])
+        _first(message, "P-Asserted-Identity") + remote_party + _first(message, "From"))]
+    history = message.headers_all("History-Info")[-2::-1][:FEW]  # RFC 7044: the last is us
+    diverted_by = _first_user(_first(message, "Diversion") + history)
     wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
     hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
     hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
                            for address in _addresses(remote_party))
-    private = bool(hidden) or _first_user(message.headers_all("From")).lower() == "anonymous"
+    private = bool(hidden) or _first_user(_first(message, "From")).lower() == "anonymous"
     return Identity(next((name for name in names if name), ""), diverted_by, private)
+
+
+def _first(message, name):
+    return message.headers_all(name)[:FEW]
 
 
 def _calling_parties(message):
     """Return the Remote-Party-IDs that tell of the caller, as IOS sends them."""
-    return [value for value in message.headers_all("Remote-Party-ID")
+    return [value for value in _first(message, "Remote-Party-ID")
             if "party=called" not in value.lower().replace(" ", "")]
 
 
@@ -259,7 +259,7 @@ def get_caller_number(message):
 
     Where From says nothing or "anonymous", Remote-Party-ID may know.
     """
-    told = _first_user(message.headers_all("P-Asserted-Identity") + message.headers_all("From"))
+    told = _first_user(_first(message, "P-Asserted-Identity") + _first(message, "From"))
     if told.lower() in ("", "anonymous"):
         return _first_user(_calling_parties(message)) or told
     return told
@@ -268,7 +268,7 @@ def get_caller_number(message):
 def get_called_number(message):
     """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion; the first user."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
-              for value in message.headers_all(name)]
+              for value in _first(message, name)]
     return _first_user(([f"<{message.uri}>"] if message.uri else []) + values)
 
 
@@ -278,6 +278,6 @@ def _first_user(values):
             user = parse_uri(address.uri).user
         except ValueError:
             continue
-        if user:
+        if 0 < len(user) <= LONGEST_USER:
             return unquote(user.partition(";")[0])
     return ""

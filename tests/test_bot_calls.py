@@ -297,6 +297,12 @@ class Transfer(BotCase):
         self.notify("486 Busy Here", "terminated")
         self.assertEqual((self.told[-1], self.call.state), ((486, "Busy Here"), "confirmed"))
 
+    def test_what_the_other_side_says_of_it_is_logged_escaped(self):
+        refer = self.refer()
+        with self.assertLogs("calls", "INFO") as logged:
+            self.reply(refer, "603 \x1b[2J\x7f\rINFO calls: all is well")
+        self.assertIn("603 '\\x1b[2J\\x7f\\rINFO", logged.records[0].getMessage())
+
     def test_a_verdict_that_overtakes_the_202_stands(self):
         refer = self.refer()
         self.notify("200 OK", "terminated;reason=noresource")

@@ -115,6 +115,23 @@ class Refused(unittest.TestCase):
         self.assertEqual(statuses(answers), [100, 200])
 
 
+    def test_a_request_of_too_many_values_gets_a_400_that_does_not_repeat_them(self):
+        for name in ("P-Asserted-Identity", "Via", "Record-Route", "To"):
+            replies = self.trunk.say("INVITE", body=OFFER, headers=[f"{name}: {'<sip:a>,' * 8000}"])
+            self.assertEqual([(r.status, r.reason) for r in replies],
+                             [(400, f"Too many values, at {name}")])
+            self.assertEqual(replies[0].headers_all("Via")[0], replies[0].header("Via"))
+            self.assertLess(len(self.server.sent[-1][0]), 600)
+        self.assertEqual((len(self.server.calls), len(self.server.transactions)), (0, 0))
+
+    def test_a_description_of_too_many_lines_is_400(self):
+        for line in (b"m=audio 4000 RTP/AVP 8\r\n", b"a=x\r\n"):
+            replies = self.trunk.say("INVITE", 1, OFFER + line * 5000, call_id=line.decode()[:3])
+            self.assertEqual(statuses(replies), [100, 400])
+            self.assertIn("too many", replies[1].reason)
+        self.assertEqual(len(self.server.calls), 0)
+
+
 class Dropped(unittest.TestCase):
     def setUp(self):
         self.trunk = Trunk()

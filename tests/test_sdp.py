@@ -4,7 +4,7 @@ import unittest
 
 import sdp
 from codec import BY_NAME
-from sdp import LocalSession, SDPError, parse
+from sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, LocalSession, SDPError, parse
 
 HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
 AUDIO = "m=audio 4000 RTP/AVP 8\r\n"
@@ -32,6 +32,21 @@ class Parsed(unittest.TestCase):
                      "m=audio 4000 RTP/AVP", "m=audio -1 RTP/AVP 8"):
             with self.subTest(body), self.assertRaises(SDPError):
                 parse(body)
+
+    def test_more_than_any_trunk_sends_raises_sdp_error_and_as_much_does_not(self):
+        formats = "m=audio 4000 RTP/AVP" + " 8" * MAX_FORMATS
+        for body, more in ((AUDIO * MAX_MEDIA, AUDIO), (formats, " 8"),
+                           (AUDIO + "a=x\r\n" * (MAX_LINES - 2), "a=x\r\n")):
+            parse(body)
+            with self.subTest(more), self.assertRaisesRegex(SDPError, "too many"):
+                parse(body + more)
+
+    def test_a_reason_that_quotes_the_description_is_short(self):
+        for media, reason in (("m=audio 4000 {} 8\r\n", "audio over 'x{188}"),
+                              (AUDIO + "c=IN IP4 {}\r\n", "connection address: too long")):
+            with self.assertRaises(SDPError) as caught:
+                LocalSession("192.0.2.1", 20000).answer(HEAD + media.format("x" * 60000))
+            self.assertRegex(str(caught.exception), f"^{reason}$")
 
     def test_nothing_is_ever_sent_to_an_address_that_is_no_host(self):
         for ip in ("0.0.0.0", "239.1.1.1", "255.255.255.255"):

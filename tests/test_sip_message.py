@@ -2,7 +2,8 @@
 
 import unittest
 
-from sip_message import SIPError, SIPMessage
+from sip_message import (MAX_BODIES, MAX_BODY_HEADERS, MAX_MARKS, MAX_URI, MAX_VALUES, SIPError,
+                         SIPMessage)
 
 SDP = b"v=0\r\nm=audio 4000 RTP/AVP 8\r\n"
 INVITE = (b"INVITE sip:1000@192.0.2.1 SIP/2.0\r\n"
@@ -156,6 +157,83 @@ class Defects(unittest.TestCase):
         self.assert_refused(416, "", INVITE.replace(b"INVITE sip:", b"INVITE soap.beep:"))
 
 
+class Bounds(unittest.TestCase):
+    """What is far more than any trunk sends is refused before it costs time."""
+
+    def check(self, *lines):
+        message = with_body(b"", *lines)
+        message.check()
+        return message
+
+    def refusal(self, *lines):
+        with self.assertRaises(SIPError) as caught:
+            self.check(*lines)
+        return caught.exception.status, caught.exception.reason
+
+    def test_a_message_by_way_of_seventy_proxies_is_taken(self):
+        message = self.check(*["Via: SIP/2.0/UDP h;branch=z9hG4bK1;received=1"] * 70,
+                             *["Record-Route: <sip:h;lr>, <sip:i;lr>"] * 20,
+                             "Contact: <sip:a@h;transport=tcp>;q=1")
+        self.assertEqual(len(message.headers_all("Via")), 71)
+
+    def test_a_list_of_too_many_values_is_left_out_and_named(self):
+        for name, value in (("P-Asserted-Identity", "<sip:a@b>,"), ("Via", ","), ("From", ";a"),
+                            ("To", '"'), ("To", "\\"), ("Contact", "<>"), ("X-None", ";,")):
+            with self.subTest(name):
+                line = f"{name}: {value * (MAX_MARKS + 1)}"
+                self.assertEqual(self.refusal(line), (400, f"Too many values, at {name}"))
+                self.assertNotIn(line[-100:], str(with_body(b"", line).headers_all(name)))
+
+    def test_what_comes_behind_too_many_values_is_read(self):
+        message = with_body(b"", "Diversion: " + "," * MAX_VALUES, "Route: <sip:a>")
+        self.assertEqual(message.headers_all("Diversion"), [])
+        self.assertEqual(message.headers_all("Route"), ["<sip:a>"])
+
+    def test_values_count_together_however_they_are_spread(self):
+        self.check("Route: " + "a," * 70, "Diversion: " + "a," * 70)
+        self.assertEqual(self.refusal("Route: " + "a," * 70, "Diversion: " + "a," * 80),
+                         (400, "Too many values, at Diversion"))
+        self.check("From: <sip:4711@192.0.2.10>;tag=f", "X: " + ";" * 280, "Y: " + ";" * 280)
+        self.assertEqual(self.refusal("X: " + '"' * 280, "Y: " + ";" * 320),
+                         (400, "Too many values, at Y"))
+
+    def test_too_many_header_lines_are_refused(self):
+        self.check(*["X: y"] * (MAX_VALUES - 10))
+        self.assertEqual(self.refusal(*["X: y"] * MAX_VALUES), (400, "Too many values, at X"))
+        self.assertEqual(self.refusal(*["X: y"] * 2 * MAX_VALUES), (400, "Too many values, at X"))
+
+    def test_what_is_not_taken_apart_may_be_long(self):
+        message = self.check("X: " + "y" * 60000)
+        self.assertEqual(len(message.header("X")), 60000)
+
+    def test_lines_beyond_the_bound_are_no_part_of_a_value(self):
+        for blank in range(MAX_VALUES - 8, MAX_VALUES + 2):  # one has X where no more is read
+            message = with_body(b"", *["\r"] * blank, "X: y", "Z: z")
+            self.assertIn(message.header("X"), ("y", None))
+
+    def test_too_many_folds_are_refused(self):
+        self.check("X: y" + "\r\n y" * (MAX_VALUES - 10))
+        self.assertEqual(self.refusal("X: y" + "\r\n y" * (MAX_VALUES + 1)),
+                         (400, "Malformed header line"))
+
+    def test_a_request_uri_too_long_is_414(self):
+        for size, status in ((MAX_URI, 0), (MAX_URI + 1, 414)):
+            message = SIPMessage(INVITE.replace(
+                b"sip:1000@192.0.2.1 SIP", b"sip:1".ljust(size, b"0") + b" SIP") + b"\r\n")
+            with self.subTest(size):
+                if not status:
+                    message.check()
+                    continue
+                with self.assertRaises(SIPError) as caught:
+                    message.check()
+                self.assertEqual(caught.exception.status, status)
+
+    def test_a_response_keeps_what_is_within_the_bounds(self):
+        message = SIPMessage("SIP/2.0 200 OK\r\nCSeq: 1 BYE\r\nAllow: " + "a," * 9999 + "\r\n\r\n")
+        self.assertTrue(message.is_response())
+        self.assertEqual((message.cseq, message.headers_all("Allow")), ((1, "BYE"), []))
+
+
 class Bodies(unittest.TestCase):
     def test_content_length_cuts_what_follows(self):
         message = with_body(b"12345INVITE sip:again", "Content-Length: 005")
@@ -240,6 +318,37 @@ class Multiparts(unittest.TestCase):
         body = (b"--uniq-1\r\nContent-Type: multipart/alternative;boundary=b2\r\n\r\n" + inner
                 + b"\r\n--uniq-1--\r\n")
         self.assertEqual(with_body(body, self.TYPE).sdp(), SDP)
+
+    def test_a_multipart_deeper_than_that_is_not_searched(self):
+        body = b"Content-Type: application/sdp\r\n\r\n" + SDP
+        for boundary in (b"c", b"b", b"uniq-1"):
+            body = b"--" + boundary + b"\r\n" + body + b"\r\n--" + boundary + b"--"
+            if boundary != b"uniq-1":
+                body = b"Content-Type: multipart/mixed;boundary=" + boundary + b"\r\n\r\n" + body
+        self.assertIsNone(with_body(body, self.TYPE).sdp())
+
+    def test_too_many_parts_are_refused(self):
+        part = b"--uniq-1\r\nContent-Type: text/plain\r\n\r\nhi\r\n"
+        last = b"--uniq-1\r\nContent-Type: application/sdp\r\n\r\n" + SDP + b"\r\n--uniq-1--"
+        self.assertEqual(with_body(part * (MAX_BODIES - 1) + last, self.TYPE).sdp(), SDP)
+        for number in (MAX_BODIES, 9 * MAX_BODIES):
+            with self.subTest(number), self.assertRaises(SIPError) as caught:
+                with_body(part * number + last, self.TYPE).sdp()
+            self.assertEqual((caught.exception.status, caught.exception.reason),
+                             (400, "Too many parts in the body"))
+
+    def test_a_part_of_too_many_header_lines_is_not_read_to_their_end(self):
+        for lines, found in ((MAX_BODY_HEADERS - 1, b"m=x"), (MAX_BODY_HEADERS, None)):
+            body = (b"--uniq-1\r\n" + b"X: y\r\n" * lines + b"Content-Type: application/sdp\r\n\r\n"
+                    b"m=x\r\n--uniq-1--")
+            self.assertEqual(with_body(body, self.TYPE).sdp(), found)
+
+    def test_a_boundary_longer_than_rfc_2046_allows_is_none(self):
+        for size, found in ((70, SDP), (71, None)):
+            mark = b"b" * size
+            body = b"--" + mark + b"\r\nContent-Type: application/sdp\r\n\r\n" + SDP
+            kind = f"Content-Type: multipart/mixed;boundary={mark.decode()}"
+            self.assertEqual(with_body(body, kind).sdp(), found)
 
     def test_a_required_part_that_is_unknown_is_415(self):
         body = (b"--uniq-1\r\nContent-Type: application/x-mine\r\n"

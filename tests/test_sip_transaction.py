@@ -149,6 +149,14 @@ class Server(Timed):
         self.assertIsNone(self.server.cancelled_by(request("CANCEL", branch="z9hG4bKz"),
                                                    ("INVITE",)))
 
+    def test_a_cancel_finds_what_it_cancels_among_all_methods_but_itself_and_ack(self):
+        methods = ("ACK", "CANCEL", "BYE", "INVITE")
+        self.begin("CANCEL")
+        self.assertIsNone(self.server.cancelled_by(request("CANCEL"), methods))
+        for method in ("INVITE", "BYE"):
+            transaction = self.begin(method)
+            self.assertIs(self.server.cancelled_by(request("CANCEL"), methods), transaction)
+
     def test_a_client_without_the_magic_cookie_is_matched_by_its_headers(self):
         self.begin(branch="1").respond(486, b"busy", PEER)
         self.assertTrue(self.server.absorb(request(branch="1")))

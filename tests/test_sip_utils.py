@@ -17,6 +17,11 @@ class Lists(unittest.TestCase):
     def test_an_unclosed_quote_swallows_the_rest_and_raises_nothing(self):
         self.assertEqual(split_list('a, "b, c'), ["a", '"b, c'])
 
+    def test_an_escaped_quote_ends_no_string_and_an_open_bracket_swallows_the_rest(self):
+        self.assertEqual(split_list(r'"a\",b\\", c, "\"d, e'), [r'"a\",b\\"', "c", r'"\"d, e'])
+        self.assertEqual(split_list('<a", b>, "<", <c, d'), ['<a", b>', '"<"', "<c, d"])
+        self.assertEqual(split_list(r'a\"b, c'), [r'a\"b, c'])
+
 
 class Addresses(unittest.TestCase):
     def test_display_name_uri_and_parameters_come_apart(self):
@@ -140,6 +145,21 @@ class Numbers(unittest.TestCase):
                   "From: <sip:\\u95>"], ("", "77", False)),
                 (["History-Info: <sip:1000@h>;index=1"], ("", "", False))):
             self.assertEqual(get_identity(self.message(*lines)), identity, lines)
+
+    def test_who_calls_is_told_by_the_first_values_of_a_header(self):
+        for number, caller in ((9, "7"), (10, "4711")):
+            message = self.message("P-Asserted-Identity: " + "<sip:h>," * number + "<sip:7@h>",
+                                   "From: <sip:4711@h>")
+            self.assertEqual(get_caller_number(message), caller)
+
+    def test_who_diverted_is_told_by_the_last_values_of_the_history(self):
+        for number, diverted_by in ((9, "7"), (10, "")):
+            message = self.message("History-Info: <sip:7@h>," + "<sip:h>," * number + "<sip:1@h>")
+            self.assertEqual(get_identity(message).diverted_by, diverted_by)
+
+    def test_a_user_too_long_to_unescape_is_read_over(self):
+        lines = [f"P-Asserted-Identity: <sip:{'%41' * 86}@h>", f"From: <sip:{'%41' * 85}@h>"]
+        self.assertEqual(get_caller_number(self.message(*lines)), "A" * 85)
 
     def test_a_caller_without_number_is_empty(self):
         self.assertEqual(get_caller_number(self.message("From: <sip:10.0.0.1>;tag=1")), "")
