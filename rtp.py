@@ -364,10 +364,10 @@ class RTPSession:
             self._counted = flow
             self._received.begin_anew()
         kind = second & 127
-        self._received.count(ssrc, sequence, timestamp, size - 12,
-                             arrival if kind == flow.audio else None)
-        if kind not in flow.formats or not flow.receiving:
-            return 0  # comfort noise, or not negotiated
+        new = self._received.count(ssrc, sequence, timestamp, size - 12,
+                                   arrival if kind == flow.audio else None)
+        if not new or kind not in flow.formats or not flow.receiving:
+            return 0  # a repeat, comfort noise, or not negotiated
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
             self._take_event(ssrc, timestamp, buffer[12:size])
@@ -484,14 +484,13 @@ class Echo:
         """Echo a packet that is in no run; it may begin one."""
         session, plain = self.session, view[0] == 0x80
         self.settle(end=True)
-        flow, received = session.flow, session.received
-        last = received.ssrc, received.highest
+        flow = session.flow
         size = session.take(view, size, source, now)
         if not size:
             return
         second, sequence, timestamp, ssrc = session.header
-        if (ssrc, sequence) == last or ssrc == self.ours:
-            return  # a repeat, or our own packet looped back
+        if ssrc == self.ours:
+            return  # our own packet looped back
         if self.echoed != ssrc:
             self.offset, self.echoed = session.timestamp - timestamp, ssrc  # ours goes on
         if not flow.echoes:
@@ -502,6 +501,7 @@ class Echo:
         HEADER.pack_into(view, 0, 0x80, kind, number, ours, self.ours)
         session.timestamp = ours + FRAME  # 32 bits of it count
         session.transmit(view[:size], ours, now)
+        received = session.received
         if not plain or second != flow.audio or sequence != received.highest or size == 12:
             return
         units = size - 12  # an octet is a unit in all codecs we know

@@ -190,6 +190,13 @@ class Echo(OnSockets):
         self.counted()
         self.assertEqual((self.session.received.packets, self.session.received.lost), (12, 0))
 
+    def test_a_packet_that_was_late_and_its_repeats_are_echoed_once(self):
+        for sequence in (1, 2, 5, 3, 3, 5, 4, 2, 4, 6):
+            self.send(sequence, 160 * sequence, b"%d" % sequence)
+        self.assertEqual([self.heard().payload for _ in range(6)],
+                         [b"1", b"2", b"5", b"3", b"4", b"6"])
+        self.assert_next_heard(b"next")
+
     def test_padding_and_extension_are_left_out_of_the_echo(self):
         data = b"\xb0" + packet(1)[1:12] + b"\xbe\xde\0\1eeee" + b"voice" + b"\0\2"
         self.caller.sendto(data, self.at)
