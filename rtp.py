@@ -30,6 +30,7 @@ unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
 STEPS = {}  # octets of a packet: Echo.step
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
+HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 FRESH = 0.020  # seconds
 
@@ -132,26 +133,27 @@ class Flow:
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
         self.audio_out = self.formats.get(self.audio)
         self.echoes = self.sending and self.receiving
-        self.source = None  # the last (ip, port) found good; RTP thread only
+        # of the stream we hear: the last (ip, port) found good, its SSRC; RTP thread only
+        self.source = self.ssrc = None
         self.target = self.remote
-        self.strangers = 0  # packets that came from elsewhere
+        self.strangers = 0  # packets that were not taken
 
-    def accept(self, source, peer_ip):
-        """Say whether a packet from source belongs to the call; follow a caller behind NAT.
+    def accept(self, source, ssrc, live, peer_ip):
+        """Say whether another stream is the call's from now on; follow a caller behind NAT.
 
         Good are the IP of the description, any port (music on hold comes from another), and the
-        IP that signals: where that differs from the description and sends, it is a NAT's.
+        IP that signals: where that differs from the description and sends, it is a NAT's. live:
+        the stream we have goes on. Then nobody takes its place but who was described, or whoever
+        knows or shares the call's IP could break in.
         """
-        if self.remote is None:
-            good = source[0] == peer_ip
-        elif source[0] == self.remote[0]:
-            good, self.target = True, self.remote
-        else:
-            good = source[0] == peer_ip
-            self.target = source if good else self.target
-        if good:
-            self.source = source
-        return good
+        described = self.remote is not None and source[0] == self.remote[0]
+        if not described and source[0] != peer_ip:
+            return False
+        if live and self.source and (source != self.remote or self.source == self.remote):
+            return False
+        self.source, self.ssrc = source, ssrc
+        self.target = self.remote if described or self.remote is None else source
+        return True
 
 
 class RTPSession:
@@ -174,6 +176,7 @@ class RTPSession:
         self.on_key = None
         self._events = dtmf.EventReader()
         self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
+        self._came = 0  # when the last packet that was taken came, timestamp units
         self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
         self._counted = None  # the Flow whose packets are being counted
         self._introduced = False  # some report has been sent
@@ -339,6 +342,7 @@ class RTPSession:
         ours = head + shift
         self.sequence, self.timestamp = (ours >> 32) + 1 & 0xFFFF, (ours & 0xFFFFFFFF) + FRAME
         self._sent = ours & 0xFFFFFFFF, came
+        self._came = came
         self._packets_out += count
         self._octets_out += count * octets
 
@@ -353,9 +357,13 @@ class RTPSession:
         _, second, sequence, timestamp, ssrc = HEADER.unpack_from(buffer)
         if 192 <= second < 224:
             return 0  # RTCP (RFC 5761 4)
-        if source != flow.source and not flow.accept(source, self.peer_ip):
-            self._warn_of(source, flow)
-            return 0
+        kind = second & 127
+        # lenient: some gateways number keys as a stream of their own; and ours may loop
+        if source != flow.source or (kind != flow.events and ssrc not in (flow.ssrc, self.ssrc)):
+            live = 0 <= arrival - self._came < HOLD
+            if not flow.accept(source, ssrc, live, self.peer_ip):
+                self._warn_of(source, ssrc, flow)
+                return 0
         if buffer[0] != 0x80:
             size = _strip(buffer, size)
             if not size:
@@ -363,7 +371,7 @@ class RTPSession:
         if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
             self._counted = flow
             self._received.begin_anew()
-        kind = second & 127
+        self._came = arrival
         new = self._received.count(ssrc, sequence, timestamp, size - 12,
                                    arrival if kind == flow.audio else None)
         if not new or kind not in flow.formats or not flow.receiving:
@@ -378,11 +386,13 @@ class RTPSession:
         if key and self.on_key:
             self.on_key(key)
 
-    def _warn_of(self, source, flow):
+    def _warn_of(self, source, ssrc, flow):
         flow.strangers += 1
         if flow.strangers == STRANGERS and flow.remote and not self._warned:
-            log.warning("RTP to port %d from %s is ignored: the call's addresses are %s and %s",
-                        self.port, host_port(*source[:2]), flow.remote[0], self.peer_ip or None)
+            heard = f", and {host_port(*flow.source[:2])} is heard" if flow.source else ""
+            log.warning("RTP to port %d from %s (SSRC %d) is ignored: the call's addresses are "
+                        "%s and %s%s", self.port, host_port(*source[:2]), ssrc, flow.remote[0],
+                        self.peer_ip or None, heard)
             self._warned = True
 
     def send(self, payload, units=FRAME, marker=False, event=False):

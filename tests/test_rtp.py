@@ -99,7 +99,8 @@ class Echo(OnSockets):
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port
         self.update()
-        self.thread = RTPThread()
+        self.now = 1000.0
+        self.thread = RTPThread(clock=lambda: self.now)
         self.session.start(self.thread)
 
     def update(self, sending=True, receiving=True, formats=PCMA, remote=None):
@@ -129,6 +130,7 @@ class Echo(OnSockets):
 
     def assert_next_heard(self, payload, **parts):
         """Say that nothing sent before was echoed: this packet's echo comes first."""
+        self.now += 1
         self.send(60000, payload=payload, **parts)
         self.assertEqual(self.heard().payload, payload)
 
@@ -156,6 +158,7 @@ class Echo(OnSockets):
     def test_a_new_source_goes_on_in_our_stream(self):
         self.send(10, 1000, ssrc=1)
         before = self.heard()
+        self.now += rtp.HOLD / 8000
         self.send(9999, 777777, ssrc=2)
         after = self.heard()
         self.assertEqual(after.ssrc, before.ssrc)
@@ -569,6 +572,7 @@ class Runs(unittest.TestCase):
 
     def test_another_port_of_the_caller_is_heard_and_the_agreed_one_answered(self):
         self.run_up_to(3)
+        self.now += rtp.HOLD
         for sequence in range(4, 8):
             [(_, address)] = self.take(sequence, sequence * 160, source=(A, 40001))
             self.assertEqual(address, self.remote)
