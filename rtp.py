@@ -31,6 +31,7 @@ STEPS = {}  # octets of a packet: Echo.step
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
+FLOOD = 250  # packets of a bot's call in 20 ms: more are left for the next
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 FRESH = 0.020  # seconds
 
@@ -315,7 +316,7 @@ class RTPSession:
         codec: its name. Does not wait.
         """
         now = time.time()
-        for _ in range(50):  # more in 20 ms would be a flood
+        for _ in range(FLOOD):
             try:
                 if sys.platform == "linux":
                     size, ancillary, _, source = self.sock.recvmsg_into([buffer], 64)

@@ -23,7 +23,7 @@ STRANGER, SIGNALLING = "127.0.0.66", "127.0.0.9"
 SSRC = 7
 EVIL = b"\x2a" * 160
 BEGIN, PACKETS = 3, 40  # a run has begun; so many until the end
-BURST, FLOODED = 20, 250  # 5000 packets in all
+BURST, FLOODED = 60, 84  # 5000 packets in all
 SPREAD = (0, 1, 2, 100, 1000, 30000, -1, -2, -100, -1000, -30000)
 
 
