@@ -138,6 +138,7 @@ class Flow:
         self.source = self.ssrc = None
         self.target = self.remote
         self.strangers = 0  # packets that were not taken
+        self.failed = False  # some could not be sent
 
     def accept(self, source, ssrc, live, peer_ip):
         """Say whether another stream is the call's from now on; follow a caller behind NAT.
@@ -424,7 +425,9 @@ class RTPSession:
         try:
             self.sock.sendto(data, flow.target)
         except OSError as error:
-            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
+            log.log(logging.DEBUG if flow.failed else logging.WARNING, "RTP to %s not sent: %s",
+                    host_port(*flow.target[:2]), error)
+            flow.failed = True
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         self._packets_out += 1

@@ -580,8 +580,10 @@ class Runs(unittest.TestCase):
     def test_a_packet_that_can_not_be_sent_ends_nothing(self):
         before, _ = self.run_up_to(5)
         self.wire.fails = True
-        for sequence in (6, 7):
-            self.assertEqual(self.take(sequence, sequence * 160), [])
+        with self.assertLogs("rtp", "WARNING") as logged:
+            for sequence in (6, 7):
+                self.assertEqual(self.take(sequence, sequence * 160), [])
+        self.assertEqual(len(logged.output), 1)
         self.wire.fails = False
         [(after, _)] = self.take(8, 1280)
         self.assertEqual((self.session.packets_in, self.session.packets_out), (8, 6))
