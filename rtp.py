@@ -177,7 +177,7 @@ class RTPSession:
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
         self._events = dtmf.EventReader()
-        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
+        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, when it came by our clock)
         self._came = 0  # when the last packet that was taken came, timestamp units
         self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
         self._counted = None  # the Flow whose packets are being counted
@@ -261,7 +261,7 @@ class RTPSession:
         """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
         if self._rtcp is None:
             return
-        self._read_reports()
+        self._read_reports(now)
         received = self.received
         packets = received.packets, self._packets_out
         sender = block = None
@@ -273,7 +273,7 @@ class RTPSession:
         if packets[0] > self._reported[0] and received.ssrc is not None:
             ssrc, last_sr, came = self._last_sr
             last_sr = last_sr if ssrc == received.ssrc else 0
-            delay = int((now - came) * 65536) & 0xFFFFFFFF if last_sr else 0
+            delay = int((self._clock() - came) * 65536) & 0xFFFFFFFF if last_sr else 0
             block = received.block(last_sr, delay)
         self._reported, self._introduced = packets, True
         self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
@@ -285,7 +285,7 @@ class RTPSession:
         except OSError as error:
             log.debug("RTCP to %s not sent: %s", host_port(*self.flow.rtcp), error)
 
-    def _read_reports(self):
+    def _read_reports(self, now):
         ours = {self.peer_ip, *(at[0] for at in (self.flow.rtcp, self.flow.remote) if at)}
         for _ in range(20):  # more would be a flood
             try:
@@ -294,15 +294,15 @@ class RTPSession:
                 return  # no more, or a system without recvmsg
             try:
                 if source[0] in ours:
-                    self._take_report(*rtcp.parse(data), arrival_of(ancillary))
+                    self._take_report(*rtcp.parse(data), arrival_of(ancillary), now)
             except ValueError as error:
                 log.debug("RTCP from %s ignored: %s", host_port(*source[:2]), error)
 
-    def _take_report(self, sent, blocks, came):
+    def _take_report(self, sent, blocks, came, now):
         if came is None:
             return  # without the time it came there is nothing to measure
-        if sent is not None:
-            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, came
+        if sent is not None:  # the time of day may jump until we refer to it
+            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, self._clock() - (now - came)
         for block in blocks:
             if block.ssrc == self.ssrc and block.last_sr:
                 took = (rtcp.ntp(came) >> 16) - block.last_sr - block.delay & 0xFFFFFFFF
