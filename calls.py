@@ -120,7 +120,7 @@ class Calls(CallTable):
                      ("private", call.identity.private)) if value))
         send_2xx(server, call, call.invite, body, offered=not flow.formats)
         if self._config.rtp_timeout:
-            self.watch(call, 0, call.began)
+            self.watch(call, 0, 0)
         self.report_later(call)
 
     def _thread(self):
@@ -307,15 +307,19 @@ class Calls(CallTable):
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()
 
-    def watch(self, call, packets, since):
-        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds."""
-        flow, now = call.media.flow, self._server.clock()
+    def watch(self, call, packets, silent):
+        """End a call that is not held and has sent no RTP for RTP_TIMEOUT seconds.
+
+        silent: seconds, the sum of the waits: a machine that was stopped has heard nobody.
+        """
+        flow, timeout = call.media.flow, self._config.rtp_timeout
         if call.media.packets_in != packets or not (flow.sending and flow.receiving):
-            packets, since = call.media.packets_in, now
-        if now - since >= self._config.rtp_timeout:
-            self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
+            packets, silent = call.media.packets_in, 0
+        if silent >= timeout:
+            self.hang_up(call, f"no RTP for {silent:.0f} s", 41)
         else:
-            self.later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, packets, since)
+            wait = min(WATCH, timeout / 4)
+            self.later(wait, self.watch, call, packets, silent + wait)
 
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
@@ -331,7 +335,7 @@ def statistics(media, seconds):
               ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
               ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
               ("DU", seconds))
-    return ",".join(f"{name}={min(int(value), 0xFFFFFFFF)}" for name, value in values)
+    return ",".join(f"{name}={max(0, min(int(value), 0xFFFFFFFF))}" for name, value in values)
 
 
 def refusal(error, agent):
