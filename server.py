@@ -38,6 +38,7 @@ log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
+LOOK = 1.0  # seconds until the loop looks what was posted, where nothing could wake it
 # A call leaves no cycles behind, so garbage is collected for the sake of bots only, and seldom:
 # with many calls up each full look at all objects keeps everybody waiting for 100 ms.
 GARBAGE = 5000, 50, 100
@@ -93,6 +94,7 @@ class SIPServer:
                 seconds = self.run_due()
                 if not self.running:
                     break
+                seconds = LOOK if seconds is None else min(seconds, LOOK)
                 self._receive_one(seconds if self._posted.empty() else 0)
         finally:
             for call in self.calls:
@@ -353,9 +355,9 @@ def main(function=None, argv=()):
     server = SIPServer(settings, function)
     try:
         server.open()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         parser.exit(1, f"server.py: SIP_PORT={settings.sip_port} on BIND_IP={settings.bind_ip}: "
-                       f"{error.strerror or error}\n")
+                       f"{getattr(error, 'strerror', None) or error}\n")
 
     signals = []
 
