@@ -1,7 +1,7 @@
 """The SIP server: one loop for datagrams, timers and posted calls; and main.
 
 All SIP state lives in the thread that runs `serve_forever`; other threads reach it by `call_soon`
-alone.  Imports: bot, calls, config, net, sip_*.
+alone.  Imports: bot, calls, config, log_quota, net, sip_*.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import bot
 import config
 import recorder
 from calls import Calls
+from log_quota import LogQuota
 from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
@@ -348,6 +349,8 @@ def main(function=None, argv=()):
         sys.exit(0 if ping(settings) else 1)
     logging.basicConfig(level=settings.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogQuota())
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is there now stays: it need not be looked at again and again
     gc.set_threshold(*GARBAGE)

@@ -7,8 +7,8 @@ import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
-    "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "jitter": "", "net": "",
-    "recorder": "codec", "sip_utils": "", "vad": "",
+    "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "jitter": "", "log_quota": "",
+    "net": "", "recorder": "codec", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
     "rtcp": "", "rtp_thread": "", "sdp": "codec", "rtp": "dtmf net rtcp rtp_thread sdp",
     "sip_tcp": "net",
@@ -19,8 +19,8 @@ MAY_IMPORT = {
                    "sip_utils",
     "calls": "bot net rtcp rtp rtp_thread sdp sip_dialog sip_message sip_methods sip_session_timer "
              "sip_transaction sip_utils",
-    "server": "bot calls config net recorder sip_dialog sip_message sip_methods sip_response "
-              "sip_tcp sip_transaction sip_utils",
+    "server": "bot calls config log_quota net recorder sip_dialog sip_message sip_methods "
+              "sip_response sip_tcp sip_transaction sip_utils",
 }
 
 
