@@ -129,7 +129,7 @@ class Calls(CallTable):
                      ("private", call.identity.private)) if value))
         send_2xx(server, call, call.invite, body, offered=not flow.formats)
         if self._config.rtp_timeout:
-            self.watch(call, None, call.began)
+            self.watch(call, None, 0)
         self.report_later(call)
 
     def _thread(self):
@@ -328,19 +328,23 @@ class Calls(CallTable):
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()
 
-    def watch(self, call, seen, since):
-        """End a call that has sent no RTP for RTP_TIMEOUT seconds; ask first where it is held."""
-        flow, now = call.media.flow, self._server.clock()
+    def watch(self, call, seen, silent):
+        """End a call that has sent no RTP for RTP_TIMEOUT seconds; ask first where it is held.
+
+        silent: seconds, the sum of the waits: a machine that was stopped has heard nobody.
+        """
+        flow, timeout = call.media.flow, self._config.rtp_timeout
         held = not (flow.sending and flow.receiving)
         if seen != (call.media.packets_in, held):
-            seen, since = (call.media.packets_in, held), now
-        if now - since >= self._config.rtp_timeout:
+            seen, silent = (call.media.packets_in, held), 0
+        if silent >= timeout:
             if not held:
-                self.hang_up(call, f"no RTP for {now - since:.0f} s", 41)
+                self.hang_up(call, f"no RTP for {silent:.0f} s", 41)
                 return
-            since = now
+            silent = 0
             call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
-        self.later(min(WATCH, self._config.rtp_timeout / 4), self.watch, call, seen, since)
+        wait = min(WATCH, timeout / 4)
+        self.later(wait, self.watch, call, seen, silent + wait)
 
     def _on_life_sign(self, call, answer):
         if answer is None or answer.status in (408, 481):  # RFC 3261 12.2.1.2
@@ -360,7 +364,7 @@ def statistics(media, seconds):
               ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
               ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
               ("DU", seconds))
-    return ",".join(f"{name}={min(int(value), 0xFFFFFFFF)}" for name, value in values)
+    return ",".join(f"{name}={max(0, min(int(value), 0xFFFFFFFF))}" for name, value in values)
 
 
 def refusal(error, agent):

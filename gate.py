@@ -20,6 +20,8 @@ MOST = 10000  # sources that are remembered
 AMPLIFY = 3  # octets to a stranger for each that came from it (as RFC 9000 8.1 has it)
 MOST_CREDIT = 65536  # octets
 MINUTE = 60  # seconds
+ALIKE = 10  # warnings of one text a minute, whatever its values: a fault may repeat for each packet
+OURS = frozenset("calls conversation net recorder rtp rtp_thread server sip_tcp".split())
 STRANGERS = "strangers"  # all of them, in place of an IP
 LINES, STRANGERS_LINES = 100, 6000  # a minute, of one stranger and of all
 
@@ -124,7 +126,13 @@ class Gate:
         self._speaker = ""
 
     def filter(self, record):
-        """Say whether a LogRecord is to be written: what a source causes is bounded by minute."""
+        """Say whether a LogRecord is to be written: what a source or a fault causes is bounded."""
+        if record.levelno >= logging.WARNING and record.name in OURS:
+            count = self._lines.add(record.msg)
+            if count == ALIKE:
+                record.msg = f"{record.msg} (no more lines like it in this minute)"
+            if count > ALIKE:
+                return False
         ip = self._speaker
         if not ip or record.levelno <= logging.DEBUG or record.thread != self._thread:
             return True

@@ -10,6 +10,8 @@ SR, RR, SDES, BYE = 200, 201, 202, 203
 INTERVAL = 5.0  # seconds between reports, on average (RFC 3550 6.2)
 NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
 MAX_DROPOUT = 3000  # a sequence number further ahead is a new beginning (RFC 3550 A.1)
+MAX_MISORDER = 100  # and so is one as far behind
+RECENT = (1 << MAX_MISORDER) - 1  # what came of the last sequence numbers, a bit each
 
 
 class Block(NamedTuple):
@@ -36,6 +38,7 @@ class Reception:
         self.highest = 0  # sequence number, 16 bits
         self.transit = 0  # arrival - timestamp of the last packet whose arrival counts
         self._base = self._cycles = 0
+        self._recent = 0  # bit n: whether highest - n came
         self._before = 0, 0  # (expected, packets) of the sources before this one
         self._reported = 0, 0  # (expected, packets) at the last report
 
@@ -46,26 +49,38 @@ class Reception:
         """
         self.packets += count
         self.octets += octets
+        shift = min(count, MAX_MISORDER)
+        self._recent = (self._recent + 1 << shift) - 1 & RECENT
         self.highest = head >> 32 & 0xFFFF
         self.transit = arrival - (head & 0xFFFFFFFF)
         self.jitter = jitter
 
     def count(self, ssrc, sequence, timestamp, octets, arrival):
-        """Take one packet; arrival in timestamp units, None where it says nothing of jitter."""
-        ahead = sequence - self.highest & 0xFFFF
-        if ssrc != self.ssrc or MAX_DROPOUT < ahead < 0x10000 - MAX_DROPOUT:
+        """Take one packet; return False for a repeat.
+
+        arrival: in timestamp units, None where it says nothing of jitter.
+        """
+        ahead, new = sequence - self.highest & 0xFFFF, True
+        if ssrc != self.ssrc or MAX_DROPOUT < ahead <= 0x10000 - MAX_MISORDER:
             self.begin_anew()
             self.ssrc, self._base, self.highest, self._cycles = ssrc, sequence, sequence, 0
+            self._recent = 1
         elif ahead < 0x8000:
             self._cycles += 0x10000 if sequence < self.highest else 0
-            self.highest = sequence
+            self.highest, new = sequence, ahead > 0
+            self._recent = (self._recent << ahead | 1) & RECENT
+        else:
+            late = 1 << 0x10000 - ahead
+            new = not self._recent & late
+            self._recent |= late
         self.packets += 1
         self.octets += octets
         if arrival is None:
-            return
+            return new
         change, self.transit = arrival - timestamp - self.transit, arrival - timestamp
         if abs(change) < 8000:  # more than a second is a new clock or the first packet, no jitter
             self.jitter += (abs(change) - self.jitter) / 16
+        return new
 
     def begin_anew(self):
         """Expect another source, or the same after a time in which it was not counted."""

@@ -30,6 +30,8 @@ unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
 STEPS = {}  # octets of a packet: Echo.step
 FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
+HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
+FLOOD = 250  # packets of a bot's call in 20 ms: more are left for the next
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
 FRESH = 0.020  # seconds
 
@@ -132,26 +134,28 @@ class Flow:
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
         self.audio_out = self.formats.get(self.audio)
         self.echoes = self.sending and self.receiving
-        self.source = None  # the last (ip, port) found good; RTP thread only
+        # of the stream we hear: the last (ip, port) found good, its SSRC; RTP thread only
+        self.source = self.ssrc = None
         self.target = self.remote
-        self.strangers = 0  # packets that came from elsewhere
+        self.strangers = 0  # packets that were not taken
+        self.failed = False  # some could not be sent
 
-    def accept(self, source, peer_ip):
-        """Say whether a packet from source belongs to the call; follow a caller behind NAT.
+    def accept(self, source, ssrc, live, peer_ip):
+        """Say whether another stream is the call's from now on; follow a caller behind NAT.
 
         Good are the IP of the description, any port (music on hold comes from another), and the
-        IP that signals: where that differs from the description and sends, it is a NAT's.
+        IP that signals: where that differs from the description and sends, it is a NAT's. live:
+        the stream we have goes on. Then nobody takes its place but who was described, or whoever
+        knows or shares the call's IP could break in.
         """
-        if self.remote is None:
-            good = source[0] == peer_ip
-        elif source[0] == self.remote[0]:
-            good, self.target = True, self.remote
-        else:
-            good = source[0] == peer_ip
-            self.target = source if good else self.target
-        if good:
-            self.source = source
-        return good
+        described = self.remote is not None and source[0] == self.remote[0]
+        if not described and source[0] != peer_ip:
+            return False
+        if live and self.source and (source != self.remote or self.source == self.remote):
+            return False
+        self.source, self.ssrc = source, ssrc
+        self.target = self.remote if described or self.remote is None else source
+        return True
 
 
 class RTPSession:
@@ -173,7 +177,8 @@ class RTPSession:
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
         self._events = dtmf.EventReader()
-        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, time of day it came)
+        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, when it came by our clock)
+        self._came = 0  # when the last packet that was taken came, timestamp units
         self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
         self._counted = None  # the Flow whose packets are being counted
         self._introduced = False  # some report has been sent
@@ -257,7 +262,7 @@ class RTPSession:
         """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
         if self._rtcp is None or self.mute:
             return
-        self._read_reports()
+        self._read_reports(now)
         received = self.received
         packets = received.packets, self._packets_out
         sender = block = None
@@ -269,7 +274,7 @@ class RTPSession:
         if packets[0] > self._reported[0] and received.ssrc is not None:
             ssrc, last_sr, came = self._last_sr
             last_sr = last_sr if ssrc == received.ssrc else 0
-            delay = int((now - came) * 65536) & 0xFFFFFFFF if last_sr else 0
+            delay = int((self._clock() - came) * 65536) & 0xFFFFFFFF if last_sr else 0
             block = received.block(last_sr, delay)
         self._reported, self._introduced = packets, True
         self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
@@ -281,7 +286,7 @@ class RTPSession:
         except OSError as error:
             log.debug("RTCP to %s not sent: %s", host_port(*self.flow.rtcp), error)
 
-    def _read_reports(self):
+    def _read_reports(self, now):
         ours = {self.peer_ip, *(at[0] for at in (self.flow.rtcp, self.flow.remote) if at)}
         for _ in range(20):  # more would be a flood
             try:
@@ -290,15 +295,15 @@ class RTPSession:
                 return  # no more, or a system without recvmsg
             try:
                 if source[0] in ours:
-                    self._take_report(*rtcp.parse(data), arrival_of(ancillary))
+                    self._take_report(*rtcp.parse(data), arrival_of(ancillary), now)
             except ValueError as error:
                 log.debug("RTCP from %s ignored: %s", host_port(*source[:2]), error)
 
-    def _take_report(self, sent, blocks, came):
+    def _take_report(self, sent, blocks, came, now):
         if came is None:
             return  # without the time it came there is nothing to measure
-        if sent is not None:
-            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, came
+        if sent is not None:  # the time of day may jump until we refer to it
+            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, self._clock() - (now - came)
         for block in blocks:
             if block.ssrc == self.ssrc and block.last_sr:
                 took = (rtcp.ntp(came) >> 16) - block.last_sr - block.delay & 0xFFFFFFFF
@@ -313,7 +318,7 @@ class RTPSession:
         codec: its name. Does not wait.
         """
         now = time.time()
-        for _ in range(50):  # more in 20 ms would be a flood
+        for _ in range(FLOOD):
             try:
                 if sys.platform == "linux":
                     size, ancillary, _, source = self.sock.recvmsg_into([buffer], 64)
@@ -340,6 +345,7 @@ class RTPSession:
         ours = head + shift
         self.sequence, self.timestamp = (ours >> 32) + 1 & 0xFFFF, (ours & 0xFFFFFFFF) + FRAME
         self._sent = ours & 0xFFFFFFFF, came
+        self._came = came
         self._packets_out += count
         self._octets_out += count * octets
 
@@ -354,9 +360,13 @@ class RTPSession:
         _, second, sequence, timestamp, ssrc = HEADER.unpack_from(buffer)
         if 192 <= second < 224:
             return 0  # RTCP (RFC 5761 4)
-        if source != flow.source and not flow.accept(source, self.peer_ip):
-            self._warn_of(source, flow)
-            return 0
+        kind = second & 127
+        # lenient: some gateways number keys as a stream of their own; and ours may loop
+        if source != flow.source or (kind != flow.events and ssrc not in (flow.ssrc, self.ssrc)):
+            live = 0 <= arrival - self._came < HOLD
+            if not flow.accept(source, ssrc, live, self.peer_ip):
+                self._warn_of(source, ssrc, flow)
+                return 0
         if buffer[0] != 0x80:
             size = _strip(buffer, size)
             if not size:
@@ -364,11 +374,11 @@ class RTPSession:
         if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
             self._counted = flow
             self._received.begin_anew()
-        kind = second & 127
-        self._received.count(ssrc, sequence, timestamp, size - 12,
-                             arrival if kind == flow.audio else None)
-        if kind not in flow.formats or not flow.receiving:
-            return 0  # comfort noise, or not negotiated
+        self._came = arrival
+        new = self._received.count(ssrc, sequence, timestamp, size - 12,
+                                   arrival if kind == flow.audio else None)
+        if not new or kind not in flow.formats or not flow.receiving:
+            return 0  # a repeat, comfort noise, or not negotiated
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
             self._take_event(ssrc, timestamp, buffer[12:size])
@@ -379,11 +389,13 @@ class RTPSession:
         if key and self.on_key:
             self.on_key(key)
 
-    def _warn_of(self, source, flow):
+    def _warn_of(self, source, ssrc, flow):
         flow.strangers += 1
         if flow.strangers == STRANGERS and flow.remote and not self._warned:
-            log.warning("RTP to port %d from %s is ignored: the call's addresses are %s and %s",
-                        self.port, host_port(*source[:2]), flow.remote[0], self.peer_ip or None)
+            heard = f", and {host_port(*flow.source[:2])} is heard" if flow.source else ""
+            log.warning("RTP to port %d from %s (SSRC %d) is ignored: the call's addresses are "
+                        "%s and %s%s", self.port, host_port(*source[:2]), ssrc, flow.remote[0],
+                        self.peer_ip or None, heard)
             self._warned = True
 
     def send(self, payload, units=FRAME, marker=False, event=False):
@@ -414,7 +426,9 @@ class RTPSession:
         try:
             self.sock.sendto(data, flow.target)
         except OSError as error:
-            log.debug("RTP to %s not sent: %s", host_port(*flow.target[:2]), error)
+            log.log(logging.DEBUG if flow.failed else logging.WARNING, "RTP to %s not sent: %s",
+                    host_port(*flow.target[:2]), error)
+            flow.failed = True
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         self._packets_out += 1
@@ -485,14 +499,13 @@ class Echo:
         """Echo a packet that is in no run; it may begin one."""
         session, plain = self.session, view[0] == 0x80
         self.settle(end=True)
-        flow, received = session.flow, session.received
-        last = received.ssrc, received.highest
+        flow = session.flow
         size = session.take(view, size, source, now)
         if not size:
             return
         second, sequence, timestamp, ssrc = session.header
-        if (ssrc, sequence) == last or ssrc == self.ours:
-            return  # a repeat, or our own packet looped back
+        if ssrc == self.ours:
+            return  # our own packet looped back
         if self.echoed != ssrc:
             self.offset, self.echoed = session.timestamp - timestamp, ssrc  # ours goes on
         if not flow.echoes:
@@ -503,6 +516,7 @@ class Echo:
         HEADER.pack_into(view, 0, 0x80, kind, number, ours, self.ours)
         session.timestamp = ours + FRAME  # 32 bits of it count
         session.transmit(view[:size], ours, now)
+        received = session.received
         if not plain or second != flow.audio or sequence != received.highest or size == 12:
             return
         units = size - 12  # an octet is a unit in all codecs we know

@@ -39,6 +39,7 @@ class RTPThread:
         self._heir = None  # an RTPThread that is to have the readers
         self._due = []  # a heap of (when, number, function)
         self._numbers = itertools.count()
+        self._kept = False  # some could not be handed over
         self.thread = None  # while there is one
 
     def __len__(self):
@@ -72,8 +73,17 @@ class RTPThread:
     def _start(self):
         if self.thread is None:
             thread = threading.Thread(target=self.run, daemon=True, name="rtp")
-            thread.start()  # it waits for the lock
+            try:
+                thread.start()  # it waits for the lock
+            except RuntimeError:
+                self._close_poll()
+                raise
             self.thread = thread
+
+    def _close_poll(self):
+        if self._poll:
+            self._poll.close()
+        self._poll = None
 
     def run(self):
         """Serve until nothing is left to be served."""
@@ -120,7 +130,9 @@ class RTPThread:
             try:
                 heir.read(reader)
             except (RuntimeError, OSError) as error:
-                log.warning("a call keeps its thread: %s", error)
+                log.log(logging.DEBUG if self._kept else logging.WARNING,
+                        "a call keeps its thread: %s", error)
+                self._kept = True  # it is tried again with each new call
                 self.read(reader)
 
     def _has_some(self):
@@ -132,9 +144,8 @@ class RTPThread:
                 self._given.wait(self._linger)
             if self._due or self._readers:
                 return True
-            if self._poll:
-                self._poll.close()
-            self._poll = self.thread = None
+            self._close_poll()
+            self.thread = None
             return False
 
     def _run_due(self):

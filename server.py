@@ -1,7 +1,7 @@
 """The SIP server: one loop for datagrams, timers and posted calls; and main.
 
 All SIP state lives in the thread that runs `serve_forever`; other threads reach it by `call_soon`
-alone.  Imports: bot, calls, config, net, sip_*.
+alone.  Imports: bot, calls, config, gate, net, recorder, sip_*.
 """
 
 import argparse
@@ -43,7 +43,8 @@ MAX_DATAGRAM = 65535  # bytes
 MAX_TRANSACTIONS = 2000  # beyond, strangers get their answers without one
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 # The longest sleep of the loop: Python runs a signal's handler when recvfrom returns, and one that
-# arrives just before recvfrom, or in another thread, does not interrupt it.
+# arrives just before recvfrom, or in another thread, does not interrupt it. Nor does what is posted
+# where the loop can't be woken.
 NAP_SECONDS = 1.0
 # A call leaves no cycles behind, so garbage is collected for the sake of bots only, and seldom:
 # with many calls up each full look at all objects keeps everybody waiting for 100 ms.
@@ -444,9 +445,9 @@ def main(function=None, argv=()):
         handler.addFilter(server.gate)
     try:
         server.open()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         parser.exit(1, f"server.py: SIP_PORT={settings.sip_port} on BIND_IP={settings.bind_ip}: "
-                       f"{error.strerror or error}\n")
+                       f"{getattr(error, 'strerror', None) or error}\n")
     signals = obey_signals(server)
     # some other machine (RFC 5737, RFC 3849): the answer is our address in the LAN
     here = server.address_towards("2001:db8::1" if ":" in settings.bind_ip else "192.0.2.1")

@@ -232,11 +232,11 @@ class TCPTransport:
         try:
             self._listener.bind((ip, port))
             self._listener.listen(128)
-        except OSError:
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True,
+                             name="tcp-listener").start()
+        except (OSError, RuntimeError):
             self._listener.close()
             raise
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True,
-                         name="tcp-listener").start()
 
     def send(self, data, hop):
         """Send over a TCPHop's connection, or one to its address; opened where there is none."""
@@ -260,11 +260,15 @@ class TCPTransport:
             connection.stop()
 
     def _accept(self, listener):
+        failing = False
         while not self._closing.is_set():
             try:
                 sock, address = listener.accept()
+                failing = False
             except OSError as error:
-                log.debug("accept: %s", error)
+                log.log(logging.DEBUG if failing or self._closing.is_set() else logging.WARNING,
+                        "no connection can be accepted: %s", error)
+                failing = True
                 self._closing.wait(0.1)  # out of descriptors, perhaps: not at full speed
                 continue
             self._post(self._take_connection, address[:2], sock)

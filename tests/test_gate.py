@@ -8,8 +8,17 @@ from gate import LINES, MOST, STRANGERS_LINES, Counts, Gate
 from server import MAX_TRANSACTIONS
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
 
+MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
 STRANGER = ("192.0.2.66", 5060)
 SECOND = ("192.0.2.10", 40000)  # the trunk's address, another port
+
+
+def setUpModule():
+    logging.getLogger().addHandler(MUTE)
+
+
+def tearDownModule():
+    logging.getLogger().removeHandler(MUTE)
 
 
 def trunk(**environ):
@@ -55,10 +64,6 @@ class Peers(unittest.TestCase):
 
 
 class Rate(unittest.TestCase):
-    def setUp(self):
-        logging.getLogger("gate").setLevel("CRITICAL")  # assertLogs sets it for itself
-        self.addCleanup(logging.getLogger("gate").setLevel, "NOTSET")
-
     def answered(self, trunk, source, count):
         return sum(len(trunk.send(trunk.request("OPTIONS"), source)) for _ in range(count))
 

@@ -35,6 +35,31 @@ class Counted(unittest.TestCase):
         self.take(9, 10, ssrc=8)
         self.assertEqual((self.reception.expected, self.reception.lost), (8, 1))
 
+    def test_a_repeat_is_told_from_a_packet_that_is_late(self):
+        def new(*sequences, ssrc=7):
+            return [self.reception.count(ssrc, sequence & 0xFFFF, 0, 160, None)
+                    for sequence in sequences]
+
+        self.assertEqual(new(65534, 65534, 65537, 65536, 65536, 65535, 65534, 65537),
+                         [True, False, True, True, False, True, False, False])
+        self.assertEqual(new(65600, 65599, 65537, 65538, 65538), [True, True, False, True, False])
+        self.assertEqual(new(65600, ssrc=8), [True])
+
+    def test_a_repeat_of_a_run_is_one(self):
+        self.take(1)
+        self.reception.follow(30, 0, 31 << 32, 0, 0)
+        self.assertEqual([self.reception.count(7, sequence, 0, 160, None)
+                          for sequence in (31, 2, 1, 0, 32, 31)],
+                         [False, False, False, True, True, False])
+        self.reception.follow(10 ** 6, 0, 5000 << 32, 0, 0)
+        self.assertFalse(self.reception.count(7, 4950, 0, 160, None))
+
+    def test_a_hundred_behind_is_a_new_beginning_that_says_nothing_of_losses(self):
+        self.take(1000, 1001)
+        self.take(901, 902)
+        self.assertEqual((self.reception.expected, self.reception.lost), (4, 0))
+        self.assertEqual(self.reception.highest, 902)
+
     def test_a_report_is_about_the_present_source_alone(self):
         self.take(1, 2, 9)
         self.take(5, 6, ssrc=8)

@@ -1,0 +1,432 @@
+"""Packets of others in the middle of a call, on real sockets: its audio is unharmed.
+
+A caller sends numbered packets, one every 20 ms by a clock that is told the time; between any two
+of them attackers send all that is listed here.
+"""
+
+import contextlib
+import struct
+import time
+import unittest
+
+import codec
+import rtcp
+import rtp
+from conversation import Conversation
+from rtp import RTPSession, open_rtp_socket
+from rtp_thread import RTPThread
+from sdp import Agreement
+from tests.support import Clock
+from tests.test_rtp import PCMA, A, OnSockets, RTPPacket, packet, wait_for_end
+
+STRANGER, SIGNALLING = "127.0.0.66", "127.0.0.9"
+SSRC = 7
+EVIL = b"\x2a" * 160
+BEGIN, PACKETS = 3, 40  # a run has begun; so many until the end
+BURST, FLOODED = 60, 84  # 5000 packets in all
+SPREAD = (0, 1, 2, 100, 1000, 30000, -1, -2, -100, -1000, -30000)
+
+
+def jumps(ssrc):
+    """Return a function that makes what is ahead of and behind the caller's next packet."""
+    def make(sequence, timestamp):
+        return [packet(sequence + step & 0xFFFF, timestamp + 160 * step & 0xFFFFFFFF, EVIL,
+                       ssrc=ssrc) for step in SPREAD]
+    return make
+
+
+def clocks(ssrc):
+    def make(sequence, timestamp):
+        return [packet(sequence, timestamp + step & 0xFFFFFFFF, EVIL, ssrc=ssrc)
+                for step in (1, 800, 8000, 1 << 31, (1 << 32) - 160)]
+    return make
+
+
+def sizes(ssrc):
+    def make(sequence, timestamp):
+        whole = packet(sequence, timestamp, EVIL * 410, ssrc=ssrc)
+        return [whole[:size] for size in (0, 1, 11, 12, 13, 1500, 2048, 9000, 65507)]
+    return make
+
+
+def kinds(ssrc):
+    def make(sequence, timestamp):
+        return [packet(sequence, timestamp, b"\7\x8a\3\x20", kind, ssrc)
+                for kind in (0, 3, 9, 13, 18, 34, 96, 126, 127)]
+    return make
+
+
+def keys(sequence, timestamp):
+    return [packet(sequence, timestamp, b"\7\x8a\3\x20", 101, ssrc, True) for ssrc in (SSRC, 666)]
+
+
+def not_rtp(sequence, timestamp):
+    """Other versions, lies of padding, extension and CSRCs; each would be the caller's next."""
+    good = packet(sequence, timestamp, EVIL[:20])
+    lies = [b"\xa0" + good[1:-1] + bytes([last]) for last in (0, 21, 255)]
+    lies += [b"\xb0" + good[1:12] + b"\xbe\xde\xff\xff" + good[16:], b"\x90" + good[1:14],
+             b"\x8f" + good[1:], b"\xbf" + good[1:]]
+    return [bytes([version << 6]) + good[1:] for version in (0, 1, 3)] + lies
+
+
+def reports(sequence=0, timestamp=0, ssrc=SSRC):
+    """Return RTCP that says the worst of the stream ssrc, and that it has ended."""
+    most = (1 << 32) - 1
+    block = rtcp.Block(ssrc, 255, 0xFFFFFF, most, most, most, most)
+    sender = (1 << 64) - 1, most, most, most
+    bye = rtcp.goodbye(ssrc, "caller")
+    return [rtcp.report(ssrc, "x", sender, block), rtcp.report(ssrc, "x", None, block), bye,
+            bye[-8:], b"\x80\xc8\xff\xff" + bytes(24), b"\x9f\xc9\0\1" + bytes(4), bye + b"\x81",
+            b"\x80\xcc\0\2" + bytes(4) + b"EVIL", bye[:-8] + b"\x9f\xcb\0\0"]
+
+
+SHAPES = {
+    "the next packet, and jumps": jumps(SSRC), "jumps of another SSRC": jumps(666),
+    "timestamps": clocks(SSRC), "timestamps of another SSRC": clocks(666),
+    "sizes": sizes(SSRC), "sizes of another SSRC": sizes(666),
+    "types": kinds(SSRC), "types of another SSRC": kinds(666),
+    "keys": keys, "what is no RTP": not_rtp, "RTCP": reports,
+}
+# from the caller's own address and port: the SSRC, of 32 random bits, is all that tells them apart
+SPOOFED = {name: shape for name, shape in SHAPES.items()
+           if "another" in name or name in ("what is no RTP", "RTCP")}
+
+
+def voice(number):
+    """Return the payload of the caller's packet of that number."""
+    return struct.pack("!I", number) * 40
+
+
+class Attacked(OnSockets):
+    """A session in a call; `self.caller` is at the other end, at `self.remote`."""
+
+    remote_ip, peer_ip = A, A
+
+    def setUp(self):
+        self.clock, self.number = Clock(), 0
+        self.caller = self.open(self.caller_ip())
+        self.session = RTPSession(open_rtp_socket(A, 46000, 46998), self.peer_ip,
+                                  clock=self.clock)
+        self.at, self.pressed = (A, self.session.port), []
+        self.session.on_key = self.pressed.append
+        remote = self.caller.getsockname() if self.remote_ip == self.caller_ip() \
+            else (self.remote_ip, 9)
+        self.session.update(Agreement(remote, PCMA, True, True, "PCMA", events=101))
+        self.serve()
+
+    def caller_ip(self):
+        return A
+
+    def place(self):
+        """Return (sequence number, timestamp) of the caller's next packet; both wrap."""
+        return 65530 + self.number & 0xFFFF, (1 << 32) - 1600 + 160 * self.number & 0xFFFFFFFF
+
+    def say(self, marker=False):
+        """Let the caller send its next packet; return what it says."""
+        said = voice(self.number)
+        self.caller.sendto(packet(*self.place(), said, ssrc=SSRC, marker=marker), self.at)
+        self.number += 1
+        return said
+
+    def flood(self):
+        """Let a stranger send 5000 packets between the caller's; it hears nothing."""
+        stranger = self.open(STRANGER)
+
+        def burst():
+            for _ in range(BURST):
+                stranger.sendto(packet(*self.place(), EVIL), self.at)
+
+        with self.assertLogs("rtp", "WARNING") as logged:
+            self.talk(BEGIN)
+            self.talk(FLOODED, burst)
+        self.assertEqual(len(logged.output), 1)
+        self.assert_nothing_came(stranger)
+
+    def assert_nothing_came(self, sock):
+        sock.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            sock.recv(65536)
+        sock.settimeout(5)
+
+    def assert_unharmed(self, sock, shapes=SHAPES, **how):
+        """Attack a call of its own from sock() with each of the shapes."""
+        for name, shape in shapes.items():
+            with self.subTest(name, **how):
+                self.setUp()
+                attacker = sock()
+
+                def attack(attacker=attacker, shape=shape):
+                    for data in shape(*self.place()):
+                        attacker.sendto(data, self.at)
+
+                self.talk(BEGIN, **how)
+                self.talk(PACKETS, attack, **how)
+                self.talk(BEGIN, **how)
+                self.assert_nothing_came(self.caller)
+                if attacker is not self.caller:
+                    self.assert_nothing_came(attacker)
+                received = self.ended()
+                self.assertEqual((received.packets, received.lost), (self.number, 0))
+                self.assertLess(received.jitter, 1)
+                self.assertEqual(self.pressed, [])
+
+
+class Echoed(Attacked):
+    def serve(self):
+        self.thread = RTPThread(clock=self.clock)
+        self.session.start(self.thread)
+        self.addCleanup(self.session.stop)
+
+    def ended(self):
+        self.session.stop()
+        wait_for_end(self.thread)
+        return self.session.received
+
+    def heard(self):
+        data, source = self.caller.recvfrom(65536)
+        self.assertEqual(source, self.at)
+        return RTPPacket.parse(data)
+
+    def talk(self, count, between=lambda: None, marker=False):
+        """Say so much; all of it comes back at once, once, in order and unchanged."""
+        for _ in range(count):
+            self.clock.now += 0.020
+            between()
+            said = self.say(marker)
+            echo = self.heard()
+            self.assertEqual((echo.payload, echo.marker), (said, marker))
+            if self.number > 1:
+                self.assertEqual(echo.sequence - self.before.sequence & 0xFFFF, 1)
+                self.assertEqual(echo.timestamp - self.before.timestamp & 0xFFFFFFFF, 160)
+            self.before = echo
+
+    def assert_unharmed(self, sock, shapes=SHAPES):
+        for marker in (False, True):  # the short way is taken only without
+            super().assert_unharmed(sock, shapes, marker=marker)
+
+    def test_a_stranger_harms_nothing_and_hears_nothing(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(STRANGER))
+
+    def test_another_port_of_the_callers_address_does_not_break_in(self):
+        with self.assertLogs("rtp", "WARNING") as logged:
+            self.assert_unharmed(lambda: self.open(A))
+        self.assertIn(" is heard", logged.output[0])
+
+    def test_another_ssrc_from_the_callers_own_port_does_not_break_in(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.caller, SPOOFED)
+
+    def test_a_forger_of_address_port_and_ssrc_costs_no_packet_but_those_it_numbers(self):
+        for step in SPREAD:
+            with self.subTest(step):
+                self.setUp()
+                self.talk(BEGIN)
+                sequence, timestamp = self.place()
+                self.caller.sendto(packet(sequence + step & 0xFFFF, timestamp, EVIL), self.at)
+                if step not in (-1, -2):  # those have been: a repeat
+                    self.assertEqual(self.heard().payload, EVIL)
+                for number in range(120):
+                    said = self.say()
+                    # the first packet 100 behind is a new beginning (RFC 3550 A.1)
+                    if number != step or step == 100:
+                        self.assertEqual(self.heard().payload, said)
+                self.assert_nothing_came(self.caller)
+                received = self.ended()
+                # RFC 3550 A.1: to be less than 3000 ahead says that as many were lost
+                self.assertLessEqual(received.lost, abs(step) if abs(step) < 3000 else 0)
+                self.assertLess(received.jitter, 160)
+
+    def test_a_flood_of_strangers_costs_no_packet(self):
+        self.flood()
+        received = self.ended()
+        self.assertEqual((received.packets, received.lost), (self.number, 0))
+
+    def test_the_described_address_takes_over_from_whoever_was_first(self):
+        other = self.open(A)
+        other.sendto(packet(1, payload=EVIL, ssrc=666), self.at)
+        self.assertEqual(self.heard().payload, EVIL)  # it may be music on hold
+        self.talk(1)
+        for _ in range(PACKETS):
+            other.sendto(packet(2, payload=EVIL, ssrc=666), self.at)
+            self.talk(1)
+        self.assert_nothing_came(other)
+
+    def test_another_stream_is_heard_once_the_first_was_silent_for_100_ms(self):
+        other = self.open(A)
+        self.talk(BEGIN)
+        self.clock.now += 0.099
+        other.sendto(packet(500, payload=b"too early", ssrc=666), self.at)
+        deadline = time.monotonic() + 5
+        while not self.session.flow.strangers and time.monotonic() < deadline:
+            time.sleep(0)  # let the other thread run
+        self.clock.now += 0.002
+        other.sendto(packet(501, payload=EVIL, ssrc=666), self.at)
+        self.assertEqual(self.heard().payload, EVIL)
+        self.assert_nothing_came(other)
+
+
+class EchoedFromNAT(Echoed):
+    """What was described is not what sends: packets come from where the signalling does."""
+
+    remote_ip, peer_ip = "127.0.0.200", SIGNALLING
+
+    def caller_ip(self):
+        return SIGNALLING
+
+    def test_the_described_address_takes_over_from_whoever_was_first(self):
+        described = self.open(self.remote_ip)
+        self.talk(BEGIN)
+        # not its port: whoever is behind that address does not break in
+        described.sendto(packet(*self.place(), EVIL), self.at)
+        self.talk(BEGIN)
+        self.assert_nothing_came(described)
+
+    def test_another_port_of_the_callers_address_does_not_break_in(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(SIGNALLING))
+
+    def test_another_stream_is_heard_once_the_first_was_silent_for_100_ms(self):
+        other = self.open(SIGNALLING)
+        self.talk(BEGIN)
+        self.clock.now += 0.101
+        other.sendto(packet(500, payload=EVIL), self.at)
+        self.assertEqual(RTPPacket.parse(other.recv(2048)).payload, EVIL)  # its NAT moved it
+
+
+class EchoedThroughTrunk(Echoed):
+    """The signalling comes from an address of its own, which may send RTP."""
+
+    peer_ip = SIGNALLING
+
+    def test_the_signalling_address_does_not_move_the_target_of_a_live_stream(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(SIGNALLING))
+
+
+class Heard(Attacked):
+    """A bot hears the caller; the test's thread ticks."""
+
+    def serve(self):
+        self.talker = Conversation(self.session)
+        self.talker.begin(8000)
+        self.addCleanup(self.session.sock.close)
+
+    def ended(self):
+        self.session.sock.close()
+        return self.session.received
+
+    def tick(self):
+        """Let 20 ms be heard; return them."""
+        self.talker.tick()
+        data = self.caller.recv(2048)  # our silence: it goes to the caller alone
+        self.assertEqual(set(data[12:]), {0xD5})
+        return self.talker.hear()[1]
+
+    def talk(self, count, around=lambda: None):
+        """Say so much; each packet is what is heard with the next tick."""
+        for _ in range(count):
+            self.clock.now += 0.020
+            around()
+            said = self.say()
+            around()
+            self.assertEqual(self.tick(), codec.decode_pcma(said))
+
+    def test_a_stranger_is_not_heard_and_hears_nothing(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(STRANGER))
+
+    def test_another_port_of_the_callers_address_is_not_heard(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(A))
+
+    def test_another_ssrc_from_the_callers_own_port_is_not_heard(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.caller, SPOOFED)
+
+    def test_a_flood_of_strangers_takes_no_frame(self):
+        self.flood()
+        self.assertEqual(self.session.packets_in, self.number)
+
+    def test_a_key_of_the_caller_may_have_an_ssrc_of_its_own(self):
+        self.talk(BEGIN)
+        self.caller.sendto(packet(9, 1, b"\5\x8a\3\x20", 101, ssrc=99), self.at)
+        self.talk(BEGIN)
+        self.assertEqual(self.pressed, ["5"])
+
+
+class HeardFromNAT(Heard):
+    remote_ip, peer_ip = "127.0.0.200", SIGNALLING
+
+    def caller_ip(self):
+        return SIGNALLING
+
+    def test_another_port_of_the_callers_address_is_not_heard(self):
+        with self.assertLogs("rtp", "WARNING"):
+            self.assert_unharmed(lambda: self.open(SIGNALLING))
+
+
+class Reported(OnSockets):
+    """RTCP at its own port: what others say there changes nothing but what is asked of them."""
+
+    def setUp(self):
+        self.rtp, self.rtcp = self.open(A), self.open(A)
+        self.session = rtp.open_rtp_session(A, 47000, 47999, None, A)
+        self.addCleanup(self.session.stop)
+        self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
+                                      self.rtcp.getsockname()))
+        self.session.start(RTPThread())
+
+    def flood(self, sock, times):
+        for _ in range(times):
+            for data in reports() + reports(ssrc=self.session.ssrc):
+                with contextlib.suppress(BlockingIOError):
+                    sock.sendto(data, (A, self.session.port + 1))
+
+    def talk(self, *sequences):
+        for sequence in sequences:
+            self.rtp.sendto(packet(sequence, 160 * sequence), (A, self.session.port))
+            self.rtp.recv(2048)
+        deadline = time.monotonic() + 5
+        while self.session.packets_out < sequence and time.monotonic() < deadline:
+            time.sleep(0)  # the echo is counted behind its sending
+
+    def report(self):
+        self.session.report(1000.0)
+        return rtcp.parse(self.rtcp.recv(2048))
+
+    def test_a_stranger_is_neither_believed_nor_answered(self):
+        stranger = self.open(STRANGER)
+        self.talk(1, 2)
+        self.flood(stranger, 300)  # 5400 packets
+        _, (block,) = self.report()
+        self.talk(3, 4)
+        self.assertEqual(block[:4], (7, 0, 0, 2))
+        self.assertEqual((block.last_sr, self.session.round_trip), (0, None))
+        stranger.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            stranger.recv(2048)
+
+    def test_absurd_reports_and_a_bye_of_the_caller_end_nothing(self):
+        self.talk(1, 2)
+        self.flood(self.rtcp, 1)
+        _, (block,) = self.report()
+        self.talk(3, 4)
+        self.assertEqual(block[:4], (7, 0, 0, 2))
+        self.assertFalse(self.session.stop_event.is_set())
+        self.assertTrue(self.session.round_trip is None or 0 <= self.session.round_trip < 60)
+
+    def test_no_more_than_twenty_are_read_at_a_time(self):
+        stranger = self.open(STRANGER)
+        self.flood(stranger, 3)
+        self.session.report(1000.0)
+        left = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.session._rtcp.recv(2048)
+                left += 1
+        self.assertEqual(left, 3 * 18 - 20)
+
+
+if __name__ == "__main__":
+    unittest.main()
