@@ -255,7 +255,7 @@ class Calls(CallTable):
 
     def is_unproven(self, call):
         """Say whether it may be that somebody else's address was used for a call."""
-        return call in self._unproven
+        return call in self._unproven and not self._server.gate.hears(call.invite.source[0])
 
     def take_answer(self, call, ack):
         """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""

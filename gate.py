@@ -48,14 +48,15 @@ class Gate:
     """Who may speak.
 
     peers: networks (ipaddress), of which others get no answer; () for loopback and private ones.
+    home: the IP at which we reach ourselves; nobody else can send from it.
     rate: messages a second of one source that is known; a stranger may send a tenth, and all
     strangers together half of that. 0: no limit. clock: seconds.
     """
 
-    def __init__(self, peers, rate, clock):
+    def __init__(self, peers, home, rate, clock):
         self._networks = [(network.version, int(network.netmask), int(network.network_address))
                           for network in peers or PRIVATE]
-        self._rate = rate
+        self._home, self._rate = home, rate
         self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
         self._known = {}  # (ip, port) and ip: None; the last one proven last
         self._credit = {}  # ip of a stranger: octets it may be sent
@@ -96,8 +97,12 @@ class Gate:
         return STRANGERS if self._messages.add(STRANGERS) > self._rate / 2 else ""
 
     def knows(self, ip):
-        """Say whether it is known that what is sent to an address arrives."""
+        """Say whether a call of an address was ACKed."""
         return ip in self._known
+
+    def hears(self, ip):
+        """Say whether it is known that who sent from an address hears what is sent to it."""
+        return ip in self._known or ip == self._home
 
     def prove(self, address):
         """Know an (ip, port) from now on: its owner has our tag."""
@@ -108,7 +113,7 @@ class Gate:
 
     def pays(self, ip, size):
         """Say whether so many octets may be sent to an address, and book them."""
-        if ip in self._known:
+        if self.hears(ip):
             return True
         left = self._credit.get(ip, 0) - size
         if left >= 0:

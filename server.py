@@ -68,7 +68,7 @@ class SIPServer:
         self.stopping = False  # then no new call is taken
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
-        self.gate = Gate(config.allowed_peers, config.sip_rate, clock)
+        self.gate = Gate(config.allowed_peers, config.reach_ip, config.sip_rate, clock)
         self.transactions = ServerTransactions(self.reply, self.after)
         self.requests = ClientTransactions(self.send, self.after)
         self.tcp = TCPTransport(self.call_soon, self.receive, self.gate.admits)

@@ -312,7 +312,8 @@ class Descriptors(Leaks):
         found = []
         while not any("stopped" in line for line in found) and time.monotonic() < deadline:
             found.append(self.server.lines.get(timeout=PATIENCE))
-        self.assertEqual(sum(" WARNING calls: " in line for line in found), ALIKE)
+        warned = sum(" WARNING calls: " in line for line in found)
+        self.assertIn(warned, (ALIKE, 2 * ALIKE))  # a minute may end meanwhile
 
     def test_none_for_a_tcp_connection_is_one_line_and_it_is_taken_later(self):
         self.start()
@@ -448,7 +449,7 @@ class FullDisk(Leaks):
 class LogLines(unittest.TestCase):
     def setUp(self):
         self.clock = Clock()
-        self.gate = Gate((), 0, self.clock)
+        self.gate = Gate((), "", 0, self.clock)
 
     def pass_on(self, times, text="nothing can be sent to %s", level=logging.WARNING):
         """Log so often; return the lines that pass."""

@@ -122,6 +122,12 @@ class Amplification(unittest.TestCase):
         self.assertLessEqual(self.sent_to(peer, PEER[0]), 3 * len(data))
         self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
 
+    def test_from_our_own_address_nothing_is_forged(self):
+        peer = Trunk(known=False, BIND_IP=PEER[0])
+        self.assertIn(200, statuses(peer.say("INVITE", body=OFFER)))
+        sent = [m for _, m in peer.advance(33)]
+        self.assertEqual([statuses(sent).count(200), sent[-1].method()], [10, "BYE"])
+
     def test_an_invite_that_is_refused(self):
         peer = Trunk(known=False)
         data = peer.request("INVITE", body=offer(formats="18"))
@@ -205,7 +211,7 @@ class Bounds(unittest.TestCase):
         self.assertEqual(peer.say("INVITE", body=OFFER)[-1].status, 200)
 
     def test_sources_that_are_remembered(self):
-        gate = Gate((), 0, Clock())
+        gate = Gate((), "", 0, Clock())
         for number in range(MOST + 10):
             ip = f"10.0.{number >> 8}.{number & 255}"
             self.assertTrue(gate.admits((ip, 5060), 100))

@@ -111,7 +111,8 @@ class Server:
 
     def __init__(self, path, **settings):
         self._log = os.path.join(path, "server.log")
-        env = {**os.environ, "BIND_IP": SERVER_IP, "SIP_PORT": "0", "LOG_LEVEL": "info", **settings}
+        env = {**os.environ, "BIND_IP": SERVER_IP, "SIP_PORT": "0", "LOG_LEVEL": "info",
+               "DRAIN_SECONDS": "0", **settings}
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen([sys.executable, "server.py"], cwd=ROOT, env=env,
                                             stdin=subprocess.DEVNULL, stderr=log)
