@@ -1,0 +1,88 @@
+"""What Docker would run, without Docker: the files, user and environment the Dockerfile names.
+
+The root is read-only and there is no capability, as with `docker run --read-only --cap-drop ALL`.
+Needs root, for a mount namespace.
+"""
+
+import glob
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+
+from tests.interop.support import ROOT, InteropCase, wait_until
+from tests.test_main import Caller
+
+PYTHON = "/usr/bin/python3"  # one that every user may read
+LISTENING = re.compile(r"listening on UDP and TCP 0\.0\.0\.0:(\d+)")
+# remounted in a namespace of its own: nobody else sees it
+READ_ONLY = ('mount -o remount,bind,ro / && cd "$1" && shift && exec setpriv --reuid "$1" '
+             '--regid "$2" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs -- '
+             '"${@:3}"')
+
+
+@unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid() == 0, "needs root")
+@unittest.skipUnless(os.path.exists(PYTHON), f"needs {PYTHON}")
+@unittest.skipUnless(shutil.which("unshare") and shutil.which("setpriv"), "needs util-linux")
+class Container(InteropCase):
+    def setUp(self):
+        if subprocess.call(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL):
+            self.skipTest("no mount namespace can be had")
+        dockerfile = (pathlib.Path(ROOT) / "Dockerfile").read_text()
+        self.user = re.search(r"^USER (\d+):(\d+)$", dockerfile, re.M).groups()
+        self.env = dict(pair.split("=") for pair in
+                        re.search(r"^ENV (.*)$", dockerfile, re.M).group(1).split())
+        self.command = json.loads(re.search(r"^ENTRYPOINT (.*)$", dockerfile, re.M).group(1))
+        self.assertIn("COPY *.py ./", dockerfile)
+        self.app = tempfile.mkdtemp(dir="/")  # of the root's file system, as in an image
+        self.addCleanup(shutil.rmtree, self.app)
+        os.chmod(self.app, 0o755)
+        for path in glob.glob(os.path.join(ROOT, "*.py")):
+            shutil.copy(path, self.app)
+
+    def start(self, *command, **environ):
+        return subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "bash", "-c", READ_ONLY, "bash",
+             self.app, *self.user, PYTHON, *command],
+            env={**self.env, "PATH": os.environ["PATH"], **environ}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+
+    def run_there(self, *command, **environ):
+        process = self.start(*command, **environ)
+        said, _ = process.communicate(timeout=20)
+        return process.returncode, said
+
+    def test_a_call_by_a_user_without_rights_on_a_read_only_root(self):
+        code, said = self.run_there("-c", "import os; print(os.getuid(), open('/proc/self/status')"
+                                    ".read()); open('here', 'w')")
+        self.assertIn(f"{self.user[0]} Name:", said)
+        self.assertRegex(said, r"CapEff:\s+0+\n")
+        self.assertRegex(said, r"CapBnd:\s+0+\n")
+        self.assertEqual(code, 1)
+        self.assertIn("Read-only file system", said)
+
+        server = self.start(*self.command[1:], SIP_PORT="0")
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.kill)
+        line = server.stdout.readline()
+        while not LISTENING.search(line):
+            self.assertTrue(line, "it ended")
+            line = server.stdout.readline()
+        port = LISTENING.search(line).group(1)
+        self.assertEqual(self.run_there("server.py", "--ping", SIP_PORT=port)[0], 0)
+        caller = Caller(self, int(port))
+        to = caller.call().header("To")
+        caller.send("BYE", 2, to)
+        caller.receive(200)
+        server.send_signal(signal.SIGTERM)
+        self.assertEqual(server.wait(20), 0)
+        self.assertTrue(wait_until(lambda: "stopped" in server.stdout.read(), 1))
+
+
+if __name__ == "__main__":
+    unittest.main()
