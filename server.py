@@ -350,7 +350,9 @@ def ping(settings):
     except OSError as error:
         print(f"ping: {uri}: {error}", file=sys.stderr)
         return False
-    print(f"ping: {uri} does not answer", file=sys.stderr)
+    allowed = Gate(settings.allowed_peers, ip, 0, time.monotonic).allows(ip)
+    print(f"ping: {uri} does not answer{'' if allowed else f': ALLOWED_PEERS lacks {ip}'}",
+          file=sys.stderr)
     return False
 
 

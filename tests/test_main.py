@@ -150,6 +150,12 @@ class Ping(unittest.TestCase):
         code, _, err = run("--ping", SIP_PORT=str(server.port))
         self.assertEqual((code, err.count("\n")), (1, 1))
 
+    def test_it_says_so_where_it_may_not_ask(self):
+        server = Process(self, ALLOWED_PEERS="198.51.100.7")
+        code, _, err = run("--ping", SIP_PORT=str(server.port), ALLOWED_PEERS="198.51.100.7")
+        self.assertEqual(code, 1)
+        self.assertIn("does not answer: ALLOWED_PEERS lacks 127.0.0.1\n", err)
+
 
 class Marked(unittest.TestCase):
     def test_what_is_sent_for_sip_is_marked_class_selector_3(self):
