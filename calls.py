@@ -30,7 +30,8 @@ MANY_CALLS = 400  # beyond that own threads cost more than they bring: they queu
 TOGETHER = 0.05  # seconds: reports are sent on the beat, for to wake the SIP thread costs more
 LINGER = 1.0  # seconds an RTP thread waits for the next call: where they are many it comes
 WATCH = 10.0  # seconds between two looks whether RTP still comes
-MAX_UNPROVEN = 100  # calls of strangers at once that have no ACK
+MAX_STRANGERS = 100  # calls of strangers at once that have no ACK
+ROUND_TRIP = 1.0  # seconds: an honest stranger has sent its ACK by then
 RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
 
 
@@ -48,20 +49,22 @@ class Calls(CallTable):
         self._shared, self._bots = RTPThread(linger=LINGER), RTPThread(linger=LINGER)
         self._next_rtp_port = None
         self._ports = set()  # of the calls' RTP sockets
-        self._unproven = set()  # calls of strangers that have ACKed nothing so far
+        config = self._config
+        even_ports = config.rtp_port_end // 2 - (config.rtp_port_start + 1) // 2 + 1
+        self._limit = config.max_calls or even_ports
+        self._strangers = {}  # the calls of strangers that have no ACK, the oldest first: None
 
     # Setting up
 
     def take(self, request):
         """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
-        stranger = not (request.connection or self._server.gate.knows(request.source[0]))
-        if stranger and len(self._unproven) >= MAX_UNPROVEN:
-            log.warning("no more calls of strangers: %d wait for their ACK", MAX_UNPROVEN)
-            raise SIPError(486, "")
+        stranger = not self._server.gate.knows(request.source[0])
+        if stranger and len(self._strangers) >= min(MAX_STRANGERS, self._limit // 2 + 1):
+            self._make_room()
         call, body = self.create(request)
+        call.media.mute = True  # until the ACK: whose INVITE it is may be forged, and what it says
         if stranger:
-            self._unproven.add(call)
-            call.media.mute = True
+            self._strangers[call] = None
         request.transaction.call, request.transaction.tag = call, call.local_tag
         self.add(call)
         self._ports.add(call.media.port)
@@ -76,6 +79,17 @@ class Calls(CallTable):
                 raise
             log.warning("no thread: %s", error)
             raise SIPError(486, "") from None
+
+    def _make_room(self):
+        """End the oldest call of a stranger, if that should have its ACK. Raises SIPError."""
+        now = self._server.clock()
+        for call in self._strangers:
+            if call.began is not None and now - call.began >= ROUND_TRIP:
+                log.warning("too many calls of strangers: the oldest without ACK is ended")
+                call.on("no ack", why="no ACK, and others wait", cause=102)
+                return
+        log.warning("no more calls of strangers: %d wait for their ACK", len(self._strangers))
+        raise SIPError(486, "")
 
     def create(self, request):
         """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
@@ -247,15 +261,12 @@ class Calls(CallTable):
         return body
 
     def on_ack(self, call, ack):
-        """Take the first ACK of a 2xx: who sent it has our tag."""
-        self._unproven.discard(call)
-        call.media.mute = False
-        for source in (call.invite.source, ack.source):
-            self._server.gate.prove(source)
-
-    def is_unproven(self, call):
-        """Say whether it may be that somebody else's address was used for a call."""
-        return call in self._unproven and not self._server.gate.hears(call.invite.source[0])
+        """Take the ACK of a 2xx: our tag, which it repeats, went where the INVITE came from."""
+        self._strangers.pop(call, None)
+        call.acked, call.media.mute = True, False
+        self._server.gate.prove(call.invite.source)
+        if ack.source[0] == call.invite.source[0]:
+            self._server.gate.prove(ack.source)  # another port, as gateways have them
 
     def take_answer(self, call, ack):
         """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""
@@ -276,8 +287,7 @@ class Calls(CallTable):
             self.hang_up(call, "no audio agreed", 47)
 
     def is_full(self):
-        limit = self._config.max_calls
-        return 0 < limit <= len(self) and limit <= sum(not c.over for c in self)
+        return self._limit <= len(self) and self._limit <= sum(not call.over for call in self)
 
     def hang_up(self, call, why, cause=16, status=480):
         """End a call from our side: BYE, now or once its 200 is ACKed, or status in its place.
@@ -323,7 +333,7 @@ class Calls(CallTable):
         """Take out the row of a call whose dialog has ended."""
         self.remove(call)
         self._ports.discard(call.media.port)
-        self._unproven.discard(call)
+        self._strangers.pop(call, None)
         call.timer.stop()
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()

@@ -2,7 +2,7 @@
 
 A source is a stranger until a call of its is ACKed. The ACK repeats our tag, so whoever sends it
 hears what we send; the source of any other datagram may be forged, and what a stranger gets for it
-is bounded. All of it runs in the SIP thread, `filter` in any.  Imports: standard library only.
+is bounded. All of it runs in the SIP thread, `filter` in any.  Imports: net.
 """
 
 import functools
@@ -10,6 +10,8 @@ import ipaddress
 import logging
 import math
 import threading
+
+from net import network
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +33,25 @@ class Counts:
 
     def __init__(self, clock, seconds):
         self._clock, self._seconds, self._period, self._counts = clock, seconds, None, {}
+        self._lock = threading.Lock()  # any thread may log
 
     def add(self, key):
         """Count a key; return how often it came in this period, without end for one too many."""
         period = int(self._clock() / self._seconds)
-        if period != self._period:
-            self._period, self._counts = period, {}
-        count = self._counts.get(key, 0) + 1
-        if count == 1 and len(self._counts) >= MOST:
-            return math.inf
-        self._counts[key] = count
-        return count
+        with self._lock:
+            if period != self._period:
+                self._period, self._counts = period, {}
+            count = self._counts.get(key, 0) + 1
+            if count == 1 and len(self._counts) >= MOST:
+                return math.inf
+            self._counts[key] = count
+            return count
 
 
 class Gate:
     """Who may speak.
+
+    What strangers send and cause is counted apart: they can fill their tables. By the /64 in IPv6.
 
     peers: networks (ipaddress), of which others get no answer; () for loopback and private ones.
     home: the IP at which we reach ourselves; nobody else can send from it.
@@ -56,8 +62,10 @@ class Gate:
     def __init__(self, peers, home, rate, clock):
         self._networks = [(network.version, int(network.netmask), int(network.network_address))
                           for network in peers or PRIVATE]
+        self._named = {str(peer.network_address) for peer in peers if peer.num_addresses == 1}
         self._home, self._rate = home, rate
         self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
+        self._strange, self._strange_lines = Counts(clock, 1), Counts(clock, MINUTE)
         self._known = {}  # (ip, port) and ip: None; the last one proven last
         self._credit = {}  # ip of a stranger: octets it may be sent
         self._speaker, self._thread = "", threading.get_ident()
@@ -70,14 +78,14 @@ class Gate:
         return any(version == address.version and number & mask == network
                    for version, mask, network in self._networks)
 
-    def admits(self, address, size):
+    def admits(self, address, size, tcp=False):
         """Say whether a message of so many octets from an (ip, port) is to be looked at."""
         ip = address[0]
         self._speaker, self._thread = ip, threading.get_ident()
         if not self.allows(ip):
             self._say_once("not a peer", ip, "%s is not answered: ALLOWED_PEERS does not name it")
             return False
-        who = self._rate and self._find_flood(address)
+        who = self._rate and self._find_flood(address, tcp)
         if who:
             self._say_once("too much", who, "%s: too many messages, some are dropped: SIP_RATE")
             return False
@@ -86,15 +94,16 @@ class Gate:
             remember(self._credit, ip, min(credit, MOST_CREDIT))
         return True
 
-    def _find_flood(self, address):
+    def _find_flood(self, address, tcp):
         """Return who sends too much, or ""."""
         ip = address[0]
-        if ip in self._known:  # what another port of it sends may be forged: it counts by itself
-            key = address if address in self._known else ip
+        if ip in self._known or ip in self._named:
+            # what another port of it sends may be forged: it counts by itself, as does TCP
+            key = (ip, "TCP") if tcp else address if address in self._known else ip
             return ip if self._messages.add(key) > self._rate else ""
-        if self._messages.add(ip) > self._rate / 10:
+        if self._strange.add(network(ip)) > self._rate / 10:
             return ip
-        return STRANGERS if self._messages.add(STRANGERS) > self._rate / 2 else ""
+        return STRANGERS if self._strange.add(STRANGERS) > self._rate / 2 else ""
 
     def knows(self, ip):
         """Say whether a call of an address was ACKed."""
@@ -123,7 +132,7 @@ class Gate:
     # The log
 
     def _say_once(self, what, ip, text):
-        if self._lines.add((what, ip)) == 1:
+        if self._strange_lines.add((what, ip)) == 1:
             log.warning(text, ip)
 
     def done(self):
@@ -141,15 +150,19 @@ class Gate:
         ip = self._speaker
         if not ip or record.levelno <= logging.DEBUG or record.thread != self._thread:
             return True
-        known = ip in self._known
-        most = (self._rate * MINUTE / 2 or math.inf) if known else LINES
-        count = self._lines.add(ip)
-        if not known and self._lines.add(STRANGERS) > STRANGERS_LINES:
-            return False
+        if ip in self._known:
+            return self._may_say(self._lines, ip, self._rate * MINUTE / 2 or math.inf)
+        if record.name == "sip_auth" and record.levelno >= logging.WARNING:
+            return True  # that somebody guesses passwords, once a minute
+        return (self._may_say(self._strange_lines, network(ip), LINES)
+                and self._may_say(self._strange_lines, STRANGERS, STRANGERS_LINES))
+
+    def _may_say(self, counts, who, most):
+        count = counts.add(who)
         if count == most + 1:
-            self._speaker = ""
-            log.warning("%s: no more lines about it in this minute", ip)
-            self._speaker = ip
+            speaker, self._speaker = self._speaker, ""
+            log.warning("%s: no more lines about it in this minute", who)
+            self._speaker = speaker
         return count <= most
 
 

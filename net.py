@@ -47,6 +47,13 @@ def plain_ip(text):
     return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
+def network(ip):
+    """Return whom an IP stands for: itself, or its /64, any address of which one host can take."""
+    if ":" not in ip:
+        return ip
+    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
+
+
 def same_ip(one, other):
     """Say whether two texts are the same IP address, with or without brackets, in any spelling."""
     if "%" in one + other:

@@ -71,7 +71,7 @@ class SIPServer:
         self.gate = Gate(config.allowed_peers, config.reach_ip, config.sip_rate, clock)
         self.transactions = ServerTransactions(self.reply, self.after)
         self.requests = ClientTransactions(self.send, self.after)
-        self.tcp = TCPTransport(self.call_soon, self.receive, self.gate.admits)
+        self.tcp = TCPTransport(self.call_soon, self.receive, self.gate)
         self.calls = Calls(self, bot)
         self.authenticator = None
         if config.sip_password_file:
@@ -119,6 +119,7 @@ class SIPServer:
         self.gate.done()
         for _ in range(self._posted.qsize()):  # what is posted meanwhile waits for a datagram
             self.guard(*self._posted.get())
+            self.gate.done()
         return self._timers.run(blocking=False)
 
     def _receive_one(self, seconds):
@@ -220,7 +221,7 @@ class SIPServer:
 
     def receive(self, data, address, connection=None):
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
-        if not self.gate.admits(address, len(data)):
+        if not self.gate.admits(address, len(data), connection is not None):
             return
         if log.isEnabledFor(logging.DEBUG):
             log.debug("from %s %r", host_port(*address), hide_credentials(data))
@@ -242,6 +243,7 @@ class SIPServer:
             # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction, whoever it reaches
             if self.authenticator and request.method() == "INVITE" and not request.to_tag:
                 self.authenticator.check(request)
+                self.gate.prove(request.source)  # where the nonce went
             if request.method() != "ACK":
                 self._begin(request)
             self._dispatch(request)
@@ -253,8 +255,9 @@ class SIPServer:
 
     def _begin(self, request):
         """Begin the transaction of a request, unless strangers have too many (RFC 3261 8.2.7)."""
-        if len(self.transactions) < MAX_TRANSACTIONS or self.gate.knows(request.source[0]):
-            self.transactions.begin(request)
+        stranger = not self.gate.knows(request.source[0])
+        if not stranger or self.transactions.strangers < MAX_TRANSACTIONS:
+            self.transactions.begin(request, stranger)
         elif request.method() == "INVITE":
             raise SIPError(486, "")
 
@@ -303,12 +306,11 @@ class SIPServer:
             if reliable:
                 kept = call.connection  # the one the caller uses, if it leads there
                 address = TCPHop(*address, kept if kept and kept.address[0] == address[0] else None)
-            elif self.calls.is_unproven(call):  # once, and not at a stranger's cost
-                if not self.gate.pays(address[0], len(data)):
-                    on_final(None)
-                    return
-                reliable = True
-            self.requests.send(method, branch, data, address, on_final, reliable)
+            if call.acked or self.gate.hears(call.invite.source[0]):
+                self.requests.send(method, branch, data, address, on_final, reliable)
+            else:  # once, and no more than was paid for
+                self.reply(data, address)
+                on_final(None)
 
         def look_up(host, port):
             try:
@@ -320,7 +322,9 @@ class SIPServer:
 
         try:
             host, port = hop_address(next_hop)
-            if plain_ip(host):
+            if not call.acked and plain_ip(host) != call.invite.source[0]:
+                on_final(None)  # all of the INVITE may be forged, where it wants our BYE as well
+            elif plain_ip(host):
                 go((plain_ip(host), port))
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()

@@ -1,17 +1,17 @@
 """Who may call: Authenticator, digest authentication of INVITE (RFC 3261 22, RFC 7616, RFC 8760).
 
 Nothing is kept of a challenge: a nonce says itself when and for whom it was made.  All of it runs
-in the SIP thread.  Imports: sip_message, sip_utils.
+in the SIP thread.  Imports: net, sip_message, sip_utils.
 """
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
 from collections import OrderedDict
 
+from net import network
 from sip_message import SIPError
 from sip_utils import new_tag, parse_params, split_list
 
@@ -105,13 +105,6 @@ class Authenticator:
                         MAX_FAILURES, source, entry[0] - now)
         if len(self._failures) > MAX_SOURCES:
             self._failures.popitem(last=False)
-
-
-def network(ip):
-    """Return whom an IP stands for: itself, or its /64, any address of which one host can take."""
-    if ":" not in ip:
-        return ip
-    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
 
 
 def find_credentials(request, realm):

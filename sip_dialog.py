@@ -96,6 +96,7 @@ class Call:
         self.refresh(invite)
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
+        self.acked = False  # some 2xx of ours was
         self.referral = None  # the Referral that is followed
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.session = self.timer = self.bot = None  # what the server joins to it
@@ -273,8 +274,8 @@ def hop_address(uri):
     """
     parsed = parse_uri(uri)
     host = parsed.params.get("maddr") or parsed.host
-    if not host:
-        raise ValueError("no host in the URI")
+    if not 0 < len(host) < 256:
+        raise ValueError("no host in the URI, or none that can be")
     return host.strip("[]"), parsed.port or SIP_PORT
 
 

@@ -141,7 +141,8 @@ def on_bye(server, request):
 def on_cancel(server, request):
     """RFC 3261 9.2: 487 for an INVITE that still waits; after a final reply no effect."""
     transaction = server.transactions.cancelled_by(request, METHODS)
-    if transaction is None:
+    # our tag, which the 200 tells, is only for who gets our replies: an ACK with it proves that
+    if transaction is None or transaction.ip != request.source[0]:
         raise SIPError(481, "")
     call = transaction.call
     server.respond(request, 200, to_tag=transaction.tag)

@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 
-from net import DSCP_SIP, host_port, open_socket, set_dscp, wake_every
+from net import DSCP_SIP, host_port, network, open_socket, set_dscp, wake_every
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
-MAX_CONNECTIONS, MAX_OF_ONE = 500, 100  # in all, from one IP
+# that others open: in all, and of strangers; of one of these
+MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_ONE = 500, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 CONNECT_SECONDS = 5
@@ -197,8 +198,8 @@ class Connection:
             except (BlockingIOError, socket.timeout):
                 data = b""
             for message in framer.feed(data):
-                deadline = None  # it speaks SIP, and may be idle for hours
                 if message:
+                    deadline = None  # it speaks SIP, and may be idle for hours
                     self._pass_on(message)
                 else:
                     self.send(b"\r\n")
@@ -212,12 +213,11 @@ class TCPTransport:
     """Every TCP connection, and the socket that listens for more.
 
     post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
-    message there. admits(address, 0): says whether to take a connection. All methods belong to the
-    SIP thread.
+    message there. gate: a Gate, for connections. All methods belong to the SIP thread.
     """
 
-    def __init__(self, post, receive, admits):
-        self._post, self._receive, self._admits = post, receive, admits
+    def __init__(self, post, receive, gate):
+        self._post, self._receive, self._gate = post, receive, gate
         self._listener, self._connections, self._here = None, {}, None
         self._closing = threading.Event()
 
@@ -274,10 +274,14 @@ class TCPTransport:
             self._post(self._take_connection, address[:2], sock)
 
     def _take_connection(self, address, sock):
-        if not self._admits(address, 0):
+        known = self._gate.knows(address[0])
+        of_one = sum(network(ip) == network(address[0]) for ip, _ in self._connections)
+        if not self._gate.admits(address, 0, tcp=True):
             sock.close()
-        elif sum(ip == address[0] for ip, _ in self._connections) >= MAX_OF_ONE:
-            log.warning("no connection with %s: %d are open", address[0], MAX_OF_ONE)
+        elif (len(self._connections) >= (MAX_CONNECTIONS if known else MAX_STRANGERS)
+              or (of_one >= MAX_OF_ONE and not known)):
+            log.warning("no connection with %s: %d are open, %d of them its own",
+                        host_port(*address), len(self._connections), of_one)
             sock.close()
         else:
             self._begin(address, sock)
@@ -285,8 +289,6 @@ class TCPTransport:
     def _begin(self, address, sock):
         connection = Connection(address, self._on_message, self._on_end, sock, self._here)
         try:
-            if len(self._connections) >= MAX_CONNECTIONS:
-                raise RuntimeError(f"{MAX_CONNECTIONS} connections are open")
             if sock is not None:
                 tune(sock)
             log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s",

@@ -33,8 +33,9 @@ class ServerTransaction:
     ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog), terminated.
     """
 
-    def __init__(self, request, keys, send, after, end):
+    def __init__(self, request, keys, stranger, send, after, end):
         self.keys = keys  # under which ServerTransactions finds it
+        self.ip, self.stranger = request.source[0], stranger
         self.invite = request.method() == "INVITE"
         self.call, self.tag = None, ""  # the call an INVITE sets up, and our tag in it
         self.state = "trying"
@@ -97,6 +98,7 @@ class ServerTransactions:
         self._send, self._after = send, after
         self._transactions = {}
         self._merged = {}
+        self.strangers = 0  # how many are of strangers
 
     def __len__(self):
         return len(self._transactions)
@@ -111,11 +113,13 @@ class ServerTransactions:
         transaction.on_repeat()
         return True
 
-    def begin(self, request):
+    def begin(self, request, stranger=False):
         """Return the new transaction of a request that `absorb` did not take."""
         keys = transaction_key(request), merge_key(request)
-        transaction = ServerTransaction(request, keys, self._send, self._after, self._forget)
+        transaction = ServerTransaction(request, keys, stranger, self._send, self._after,
+                                        self._forget)
         self._transactions[keys[0]] = transaction
+        self.strangers += stranger
         if transaction.invite and not request.to_tag:
             self._merged.setdefault(keys[1], transaction)
         request.transaction = transaction
@@ -134,6 +138,8 @@ class ServerTransactions:
         return next(filter(None, found), None)
 
     def _forget(self, transaction):
+        if self._transactions.get(transaction.keys[0]) is transaction:  # H and I may both be due
+            self.strangers -= transaction.stranger
         for table, key in zip((self._transactions, self._merged), transaction.keys):
             if table.get(key) is transaction:
                 del table[key]

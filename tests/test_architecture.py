@@ -7,10 +7,10 @@ import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAY_IMPORT = {
-    "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "gate": "", "jitter": "",
+    "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "gate": "net", "jitter": "",
     "net": "", "recorder": "codec", "sip_utils": "", "vad": "",
     "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
-    "sip_auth": "sip_message sip_utils",
+    "sip_auth": "net sip_message sip_utils",
     "rtcp": "", "rtp_thread": "", "sdp": "codec", "rtp": "dtmf net rtcp rtp_thread sdp",
     "sip_tcp": "net",
     "conversation": "codec dtmf jitter vad", "bot": "codec config conversation recorder vad",

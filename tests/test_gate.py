@@ -1,9 +1,11 @@
 """The gate: who is answered, how often, how much a stranger gets, and what the log says of it."""
 
 import logging
+import threading
 import unittest
+from unittest import mock
 
-from calls import MAX_UNPROVEN
+from calls import MAX_STRANGERS
 from gate import LINES, MOST, STRANGERS_LINES, Counts, Gate
 from server import MAX_TRANSACTIONS
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
@@ -90,6 +92,34 @@ class Rate(unittest.TestCase):
         self.assertEqual(self.answered(peer, SECOND, 50), 20)  # the same IP, perhaps forged
         self.assertEqual(self.answered(peer, PEER, 50), 20)
 
+    def test_strangers_fill_no_table_of_those_who_had_a_call(self):
+        clock = Clock()
+        gate = Gate((), "", 2 * MOST * 100, clock)
+        gate.prove(PEER)
+        for number in range(MOST + 1):
+            gate.admits((f"10.0.{number >> 8}.{number & 255}", 5060), 1)
+        self.assertTrue(gate.admits(("192.168.0.1", 5060), 1) is False)
+        gate.prove(("192.168.0.2", 5060))
+        self.assertTrue(gate.admits(("192.168.0.2", 5060), 1))
+
+    def test_what_is_forged_over_udp_takes_nothing_from_tcp(self):
+        gate = Gate((), "", 20, Clock())
+        gate.prove(("10.0.0.1", 5060))
+        udp = [gate.admits(("10.0.0.1", 40000), 1) for _ in range(30)]
+        tcp = [gate.admits(("10.0.0.1", 50000), 1, tcp=True) for _ in range(30)]
+        self.assertEqual((sum(udp), sum(tcp)), (20, 20))
+
+    def test_an_address_that_is_named_by_itself_is_not_one_of_the_strangers(self):
+        peer = trunk(ALLOWED_PEERS="192.0.2.66, 192.0.2.0/24")
+        for number in range(100, 200):
+            self.answered(peer, (f"192.0.2.{number}", 5060), 2)
+        self.assertEqual(self.answered(peer, STRANGER, 30), 20)
+
+    def test_a_network_of_ipv6_counts_as_one(self):
+        peer = Trunk(known=False, BIND_IP="2001:db8::1", SIP_RATE="100")
+        counts = [self.answered(peer, (f"2001:db8:0:{n % 2}::{n}", 5060), 1) for n in range(2, 42)]
+        self.assertEqual(sum(counts), 20)
+
     def test_garbage_counts_as_messages_do(self):
         peer = trunk()
         for _ in range(5):
@@ -155,6 +185,35 @@ class Amplification(unittest.TestCase):
             sent = sum(len(data) for data, _ in peer.server.sent[seen:])
             self.assertLessEqual(sent, 3 * len(data))
 
+    def test_what_a_forged_invite_of_a_known_trunk_gets_is_no_sound_and_goes_nowhere_else(self):
+        for body, contact in ((offer(ip="198.51.100.1"), "sip:x@198.51.100.1"),
+                              (OFFER, "sip:x@198.51.100.1:6379;transport=tcp"),
+                              (OFFER, "sip:x@victim.example")):
+            peer = Trunk()
+            peer.say("INVITE", body=body, contact=contact)
+            call, = peer.server.calls
+            self.assertTrue(call.media.mute)
+            with mock.patch.object(threading.Thread, "start") as started:
+                peer.advance(100)  # nor is a name looked up
+            started.assert_not_called()
+            self.assertEqual({address for _, address in peer.server.sent}, {PEER})
+            self.assertEqual(len(peer.server.calls), 0)
+
+    def test_a_cancel_from_elsewhere_does_not_learn_our_tag(self):
+        peer = Trunk(known=False)
+        peer.say("INVITE", body=OFFER, branch="z9hG4bKi")
+        cancel = peer.request("CANCEL", branch="z9hG4bKi")
+        answer, = peer.send(cancel, STRANGER)
+        self.assertEqual(answer.status, 481)
+        self.assertNotEqual(answer.to_tag, next(iter(peer.server.calls)).local_tag)
+
+    def test_the_ack_proves_the_address_the_invite_came_from_and_no_other(self):
+        peer = Trunk(known=False)
+        ok = peer.say("INVITE", body=OFFER)[-1]
+        peer.send(peer.request("ACK", to_tag=ok.to_tag), STRANGER)
+        self.assertTrue(peer.server.gate.knows(PEER[0]))
+        self.assertFalse(peer.server.gate.knows(STRANGER[0]))
+
     def test_who_sent_an_ack_is_a_stranger_no_more(self):
         peer = Trunk(known=False)
         call = peer.call()
@@ -183,20 +242,34 @@ class Amplification(unittest.TestCase):
 
 
 class Bounds(unittest.TestCase):
-    def test_calls_of_strangers_that_wait_for_their_ack(self):
-        peer = Trunk(known=False)
-        for number in range(MAX_UNPROVEN):
-            ok = peer.say("INVITE", body=OFFER, call_id=f"flood-{number}", from_tag=str(number))
-            peer.advance(1.01)  # the rate is another matter
-            self.assertEqual(ok[-1].status, 200)
-        self.assertLess(len(peer.server.calls), MAX_UNPROVEN)  # the first have ended
-        for number in range(MAX_UNPROVEN):
-            answers = peer.say("INVITE", body=OFFER, call_id=f"more-{number}", from_tag=str(number))
-        self.assertEqual(answers[-1].status, 486)
-        self.assertLessEqual(len(peer.server.calls), MAX_UNPROVEN)
-        peer.advance(64)
-        self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
-        self.assertEqual(peer.say("INVITE", body=OFFER, call_id="later")[-1].status, 200)
+    def invite(self, peer, name, source=PEER):
+        """Deliver the INVITE of a new call; return the status it gets."""
+        data = peer.request("INVITE", body=OFFER, call_id=name, from_tag=name)
+        return peer.send(data, source)[-1].status
+
+    def test_strangers_calls_without_ack_make_room_for_others_after_a_second(self):
+        for environ, most in (({}, MAX_STRANGERS), ({"MAX_CALLS": "50"}, 26)):
+            peer = Trunk(known=False, SIP_RATE="0", **environ)
+            for number in range(most):
+                self.assertEqual(self.invite(peer, f"forged{number}"), 200)
+            self.assertEqual(self.invite(peer, "at once"), 486)
+            peer.advance(1)
+            self.assertEqual(self.invite(peer, "later"), 200)
+            self.assertEqual(len(peer.server.calls), most)
+            peer.server.gate.prove(STRANGER)
+            self.assertEqual(self.invite(peer, "known", STRANGER), 200)
+            peer.advance(64)
+            self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
+
+    def test_a_busy_trunk_takes_no_transaction_from_a_new_one(self):
+        peer = Trunk(SIP_RATE="0")
+        for _ in range(MAX_TRANSACTIONS):
+            peer.say("OPTIONS")
+        self.assertEqual(self.invite(peer, "new", STRANGER), 200)
+
+    def test_all_ports_in_use_is_busy(self):
+        peer = Trunk(RTP_PORT_START="20001", RTP_PORT_END="20005")
+        self.assertEqual([self.invite(peer, name) for name in "abc"], [200, 200, 486])
 
     def test_transactions_of_strangers(self):
         peer = Trunk(known=False, SIP_RATE="0")
@@ -224,7 +297,8 @@ class Bounds(unittest.TestCase):
 
 class Log(unittest.TestCase):
     def setUp(self):
-        self.peer, self.lines = Trunk(known=False, SIP_RATE="0"), []
+        self.peer = Trunk(known=False, SIP_RATE="0", ALLOWED_PEERS="192.0.2.0/24, 10.0.0.0/8")
+        self.lines = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())
         handler.addFilter(self.peer.server.gate)
@@ -249,11 +323,36 @@ class Log(unittest.TestCase):
         for number in range(STRANGERS_LINES + 200):
             source = (f"10.0.{number >> 8}.{number & 255}", 5060)
             self.peer.send(self.peer.request("REGISTER"), source)
-        self.assertEqual(len(self.lines), STRANGERS_LINES)
+        self.assertEqual(len(self.lines), STRANGERS_LINES + 1)
+        self.assertEqual(self.lines[-1], "strangers: no more lines about it in this minute")
         self.peer.server.gate.prove(PEER)
         self.peer.call()
         self.peer.say("BYE", 2, to_tag=self.peer.last().to_tag)
         self.assertIn("ended", self.lines[-1])  # who had a call is written about all the same
+
+    def test_a_flood_of_addresses_silences_nothing_about_who_had_a_call(self):
+        self.peer.server.gate.prove(PEER)
+        for number in range(MOST + 100):
+            self.peer.send(b"x", (f"8.{number >> 16}.{number >> 8 & 255}.{number & 255}", 5060))
+        self.peer.call()
+        self.assertIn("began", self.lines[-1])
+        logging.getLogger("calls").warning("no thread: %s", "x")
+        self.assertEqual(self.lines[-1], "no thread: x")
+
+    def test_what_is_posted_after_a_strangers_message_is_not_its_doing(self):
+        for _ in range(200):
+            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        server = self.peer.server
+        server.call_soon(server.receive, self.peer.request("REGISTER"), STRANGER)
+        server.call_soon(logging.getLogger("x").info, "said by a bot")
+        server.run_due()
+        self.assertEqual(self.lines[-1], "said by a bot")
+
+    def test_that_passwords_are_guessed_is_written_whatever_came_before(self):
+        for _ in range(200):
+            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        logging.getLogger("sip_auth").warning("guessed")
+        self.assertEqual(self.lines[-1], "guessed")
 
     def test_what_nobody_did_is_always_written(self):
         for _ in range(300):

@@ -5,12 +5,14 @@ import socket
 import threading
 import time
 import unittest
+from ipaddress import ip_network
 
 import sip_tcp
+from gate import Gate
 from sip_message import SIPMessage
 from sip_response import TCPHop
 from sip_tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
-from tests.support import OFFER, PEER, Trunk
+from tests.support import OFFER, PEER, Clock, Trunk
 from tests.test_main import SECONDS, Process
 
 ONE = b"OPTIONS sip:a@b SIP/2.0\r\nVia: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -328,23 +330,30 @@ class Stalled(unittest.TestCase):
                 self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def test_a_connection_of_no_peer_of_ours_is_closed_at_once(self):
-        asked, ours = [], StandIn()
-        ours.close = lambda: asked.append("closed")
-        transport = TCPTransport(None, None, lambda *args: asked.append(args))
-        transport._take_connection(("192.0.2.66", 40000), ours)
-        self.assertEqual(asked, [(("192.0.2.66", 40000), 0), "closed"])
-        self.assertEqual(len(transport), 0)
+        closed, ours = [], StandIn()
+        ours.close = lambda: closed.append(True)
+        transport = TCPTransport(None, None, Gate([ip_network("192.0.2.10")], "", 0, Clock()))
+        with self.assertLogs("gate", "WARNING"):
+            transport._take_connection(("192.0.2.66", 40000), ours)
+        self.assertEqual((closed, len(transport)), ([True], 0))
 
-    def test_one_address_cannot_take_all_connections(self):
-        begun, closed = [], StandIn()
-        transport = TCPTransport(None, None, lambda *args: True)
-        transport._begin = lambda address, sock: begun.append(address)
-        transport._connections = {("192.0.2.66", port): None for port in range(sip_tcp.MAX_OF_ONE)}
-        closed.close = lambda: begun.append("closed")
+    def test_strangers_cannot_take_all_connections(self):
+        begun, ours, gate = [], StandIn(), Gate((), "", 0, Clock())
+        ours.close = lambda: begun.append("closed")
+        transport = TCPTransport(None, None, gate)
+        transport._begin = lambda address, sock: begun.append(address[0])
+        of_one = [("10.0.0.1", port) for port in range(sip_tcp.MAX_OF_ONE)]
+        others = [("10.0.1.1", port) for port in range(sip_tcp.MAX_STRANGERS - len(of_one))]
+        transport._connections = dict.fromkeys(of_one)
         with self.assertLogs("sip_tcp", "WARNING"):
-            transport._take_connection(("192.0.2.66", 40000), closed)
-        transport._take_connection(("192.0.2.67", 40000), closed)
-        self.assertEqual(begun, ["closed", ("192.0.2.67", 40000)])
+            transport._take_connection(("10.0.0.1", 40000), ours)
+        transport._take_connection(("10.0.0.2", 40000), ours)
+        transport._connections.update(dict.fromkeys(others))
+        with self.assertLogs("sip_tcp", "WARNING"):
+            transport._take_connection(("10.0.0.2", 40000), ours)
+        gate.prove(("10.0.0.1", 5060))
+        transport._take_connection(("10.0.0.1", 40000), ours)
+        self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1"])
 
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
