@@ -127,7 +127,8 @@ def main():
         ["taskset", "-c", str(cores[0]), sys.executable, "server.py"], cwd=ROOT,
         stderr=subprocess.PIPE, universal_newlines=True,
         env=dict(os.environ, BIND_IP=SERVER, SIP_PORT="0", BOT=f"bench.bots:{options.bot}",
-                 TALK=str(options.seconds), LOG_LEVEL="warning", PYTHONPATH=ROOT))
+                 TALK=str(options.seconds), LOG_LEVEL="warning", PYTHONPATH=ROOT,
+                 DRAIN_SECONDS="0"))
     os.sched_setaffinity(0, cores[-1:])
     try:
         callers = Callers(find_port(server.pid))

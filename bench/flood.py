@@ -189,7 +189,7 @@ def main():
     options.realtime, wrong = False, []
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[-1:])
-    env = dict({"LOG_LEVEL": "info"}, **os.environ)
+    env = dict({"LOG_LEVEL": "info", "DRAIN_SECONDS": "0"}, **os.environ)
     env.update(BIND_IP=run.ADDRESS, SIP_PORT=str(run.PORT))
     print("| flood | sources | datagrams/s | audio lost | OPTIONS answered, at once | octets back "
           "for one | CPU | memory before, in it, after, kB | log lines |\n" + "|---" * 9 + "|")

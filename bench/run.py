@@ -193,7 +193,7 @@ def watch(pid, every, ended):
 
 def measure(command, load, cores, options):
     """Return the figures of one run as a dict; command: the server or the echo."""
-    env = dict({"LOG_LEVEL": "warning"}, **os.environ)
+    env = dict({"LOG_LEVEL": "warning", "DRAIN_SECONDS": "0"}, **os.environ)
     env.update(BIND_IP=ADDRESS, SIP_PORT=str(PORT))
     with running(command, cores if options.unpinned else cores[:1], options, env=env) as server:
         wait_for(server)
