@@ -1,8 +1,8 @@
 """The gate: who may speak to the server, how much, and how much is written about it.
 
-A source is a stranger until a call of its is ACKed. The ACK repeats our tag, so whoever sends it
-hears what we send; the source of any other datagram may be forged, and what a stranger gets for it
-is bounded. All of it runs in the SIP thread, `filter` in any.  Imports: net.
+A source is a stranger until a call of its is ACKed: the ACK repeats our tag, so what we sent to
+that address was heard. The source of any other datagram may be forged, and what a stranger gets
+for it is bounded. All of it runs in the SIP thread, `filter` in any.  Imports: net.
 """
 
 import functools
@@ -49,19 +49,17 @@ class Counts:
 
 
 class Gate:
-    """Who may speak.
-
-    What strangers send and cause is counted apart: they can fill their tables. By the /64 in IPv6.
+    """Who may speak. Strangers are counted apart, for they can fill their tables; IPv6 by the /64.
 
     peers: networks (ipaddress), of which others get no answer; () for loopback and private ones.
     home: the IP at which we reach ourselves; nobody else can send from it.
     rate: messages a second of one source that is known; a stranger may send a tenth, and all
-    strangers together half of that. 0: no limit. clock: seconds.
+    strangers together half of it. 0: no limit. clock: seconds.
     """
 
     def __init__(self, peers, home, rate, clock):
-        self._networks = [(network.version, int(network.netmask), int(network.network_address))
-                          for network in peers or PRIVATE]
+        self._networks = [(peer.version, int(peer.netmask), int(peer.network_address))
+                          for peer in peers or PRIVATE]
         self._named = {str(peer.network_address) for peer in peers if peer.num_addresses == 1}
         self._home, self._rate = home, rate
         self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
@@ -75,8 +73,8 @@ class Gate:
         """Say whether an address is one of the peers."""
         address = ipaddress.ip_address(ip.partition("%")[0])
         number = int(address)
-        return any(version == address.version and number & mask == network
-                   for version, mask, network in self._networks)
+        return any(version == address.version and number & mask == first
+                   for version, mask, first in self._networks)
 
     def admits(self, address, size, tcp=False):
         """Say whether a message of so many octets from an (ip, port) is to be looked at."""

@@ -6,8 +6,9 @@ import unittest
 from unittest import mock
 
 from calls import MAX_STRANGERS
+from config import Config
 from gate import LINES, MOST, STRANGERS_LINES, Counts, Gate
-from server import MAX_TRANSACTIONS
+from server import MAX_TRANSACTIONS, warn_of_strangers
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
 
 MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
@@ -63,6 +64,19 @@ class Peers(unittest.TestCase):
         with self.assertLogs("gate", "WARNING") as log:
             trunk.send(b"x", STRANGER)
         self.assertEqual(len(log.records), 1)
+
+
+    def test_a_start_on_a_public_address_says_who_is_answered(self):
+        for peers, says in (("", "8.8.8.8 is a public address; only private networks are answered"),
+                            ("0.0.0.0/0", "ALLOWED_PEERS lets everybody call"),
+                            ("198.51.100.7", None)):
+            settings = Config.from_env({"ALLOWED_PEERS": peers})
+            with self.assertLogs("server", "WARNING") as log:
+                warn_of_strangers(settings, "8.8.8.8")
+                warn_of_strangers(settings, "192.168.1.1")
+                logging.getLogger("server").warning("none")
+            self.assertIn(says or "none", log.output[0])
+            self.assertEqual(len(log.output), 1 + bool(says))
 
 
 class Rate(unittest.TestCase):
