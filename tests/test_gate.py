@@ -66,6 +66,16 @@ class Peers(unittest.TestCase):
         self.assertEqual(len(log.records), 1)
 
 
+    def test_a_ping_is_answered_at_our_own_address_and_to_nobody_else(self):
+        trunk = Trunk(known=False, BIND_IP="192.0.2.1", ALLOWED_PEERS="198.51.100.7")
+        options = trunk.request("OPTIONS")
+        ping = options.replace(b"Max-Forwards: 70", b"Max-Forwards: 0")
+        home = "192.0.2.1", 40000
+        self.assertEqual(statuses(trunk.send(ping, home)), [200])
+        for data, source in ((ping, STRANGER), (options, home),
+                             (ping.replace(b"OPTIONS", b"REGISTER"), home)):
+            self.assertEqual(trunk.send(data, source), [])
+
     def test_a_start_on_a_public_address_says_who_is_answered(self):
         for peers, says in (("", "8.8.8.8 is a public address; only private networks are answered"),
                             ("0.0.0.0/0", "ALLOWED_PEERS lets everybody call"),
