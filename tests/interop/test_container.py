@@ -66,7 +66,8 @@ class Container(InteropCase):
         self.assertEqual(code, 1)
         self.assertIn("Read-only file system", said)
 
-        server = self.start(*self.command[1:], SIP_PORT="0")
+        ports = {"RTP_PORT_START": "30000", "RTP_PORT_END": "30198"}  # those it names may be taken
+        server = self.start(*self.command[1:], SIP_PORT="0", **ports)
         self.addCleanup(server.stdout.close)
         self.addCleanup(server.kill)
         line = server.stdout.readline()
