@@ -52,6 +52,7 @@ class Gate:
     """Who may speak. Strangers are counted apart, for they can fill their tables; IPv6 by the /64.
 
     peers: networks (ipaddress), of which others get no answer; () for loopback and private ones.
+    Who is named there by an address of its own is no stranger, but has to show that it hears us.
     home: the IP at which we reach ourselves; nobody else can send from it.
     rate: messages a second of one source that is known; a stranger may send a tenth, and all
     strangers together half of it. 0: no limit. clock: seconds.
@@ -95,7 +96,7 @@ class Gate:
     def _find_flood(self, address, tcp):
         """Return who sends too much, or ""."""
         ip = address[0]
-        if ip in self._known or ip in self._named:
+        if self.knows(ip):
             # what another port of it sends may be forged: it counts by itself, as does TCP
             key = (ip, "TCP") if tcp else address if address in self._known else ip
             return ip if self._messages.add(key) > self._rate else ""
@@ -104,8 +105,8 @@ class Gate:
         return STRANGERS if self._strange.add(STRANGERS) > self._rate / 2 else ""
 
     def knows(self, ip):
-        """Say whether a call of an address was ACKed."""
-        return ip in self._known
+        """Say whether an address is no stranger: a call of it was ACKed, or it is named alone."""
+        return ip in self._known or ip in self._named
 
     def hears(self, ip):
         """Say whether it is known that who sent from an address hears what is sent to it."""

@@ -285,6 +285,12 @@ class Bounds(unittest.TestCase):
             peer.advance(64)
             self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
 
+    def test_a_trunk_that_is_named_by_its_address_may_ring_as_often_as_it_likes(self):
+        peer = Trunk(known=False, SIP_RATE="0", ALLOWED_PEERS="192.0.2.10")
+        for number in range(MAX_STRANGERS + 50):
+            self.assertIn(self.invite(peer, f"ring{number}"), (100, 200))
+        self.assertEqual(len(peer.server.calls), MAX_STRANGERS + 50)
+
     def test_a_busy_trunk_takes_no_transaction_from_a_new_one(self):
         peer = Trunk(SIP_RATE="0")
         for _ in range(MAX_TRANSACTIONS):
