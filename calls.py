@@ -51,7 +51,7 @@ class Calls(CallTable):
         self._ports = set()  # of the calls' RTP sockets
         config = self._config
         even_ports = config.rtp_port_end // 2 - (config.rtp_port_start + 1) // 2 + 1
-        self._limit = config.max_calls or even_ports
+        self._limit = min(config.max_calls or even_ports, even_ports)
         self._strangers = {}  # the calls of strangers that have no ACK, the oldest first: None
 
     # Setting up
@@ -59,8 +59,9 @@ class Calls(CallTable):
     def take(self, request):
         """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
         stranger = not self._server.gate.knows(request.source[0])
-        if stranger and len(self._strangers) >= min(MAX_STRANGERS, self._limit // 2 + 1):
-            self._make_room()
+        too_many = len(self._strangers) >= min(MAX_STRANGERS, self._limit // 2 + 1)
+        if (self.is_full() or (stranger and too_many)) and not self._make_room():
+            raise SIPError(486, "")
         call, body = self.create(request)
         call.media.mute = True  # until the ACK: whose INVITE it is may be forged, and what it says
         if stranger:
@@ -81,15 +82,15 @@ class Calls(CallTable):
             raise SIPError(486, "") from None
 
     def _make_room(self):
-        """End the oldest call of a stranger, if that should have its ACK. Raises SIPError."""
+        """End the oldest call of a stranger that should have its ACK; say whether there was one."""
         now = self._server.clock()
         for call in self._strangers:
             if call.began is not None and now - call.began >= ROUND_TRIP:
-                log.warning("too many calls of strangers: the oldest without ACK is ended")
-                call.on("no ack", why="no ACK, and others wait", cause=102)
-                return
-        log.warning("no more calls of strangers: %d wait for their ACK", len(self._strangers))
-        raise SIPError(486, "")
+                log.warning("too many calls: the oldest of a stranger without ACK is ended")
+                return call.on("no ack", why="no ACK, and others wait", cause=102)
+        log.info("no more calls: %d are up, %d of strangers wait for their ACK", len(self),
+                 len(self._strangers))
+        return False
 
     def create(self, request):
         """Return (Call, our description as bytes), with an RTP port bound and the offer agreed."""
@@ -287,7 +288,7 @@ class Calls(CallTable):
             self.hang_up(call, "no audio agreed", 47)
 
     def is_full(self):
-        return self._limit <= len(self) and self._limit <= sum(not call.over for call in self)
+        return len(self._ports) >= self._limit
 
     def hang_up(self, call, why, cause=16, status=480):
         """End a call from our side: BYE, now or once its 200 is ACKed, or status in its place.
@@ -319,6 +320,8 @@ class Calls(CallTable):
         """End a call's media, and with them what its user calls the call."""
         media = call.media
         media.stop()
+        self._ports.discard(media.port)
+        self._strangers.pop(call, None)
         seconds = self._server.clock() - call.began if call.began is not None else 0.0
         call.statistics = statistics(media, seconds)
         log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
@@ -332,8 +335,6 @@ class Calls(CallTable):
     def drop(self, call):
         """Take out the row of a call whose dialog has ended."""
         self.remove(call)
-        self._ports.discard(call.media.port)
-        self._strangers.pop(call, None)
         call.timer.stop()
         call.media.on_key = None  # nothing is to hold the call now
         self._server.on_call_removed()
@@ -352,7 +353,8 @@ class Calls(CallTable):
                 self.hang_up(call, f"no RTP for {silent:.0f} s", 41)
                 return
             silent = 0
-            call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
+            if call.acked:
+                call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
         wait = min(WATCH, timeout / 4)
         self.later(wait, self.watch, call, seen, silent + wait)
 

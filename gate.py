@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 PRIVATE = tuple(map(ipaddress.ip_network, (  # RFC 1122, 1918, 3927; RFC 4291, 4193
     "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
     "::1/128", "fc00::/7", "fe80::/10")))
-MOST = 10000  # sources that are remembered
+MOST, PORTS = 10000, 4  # sources that are remembered, and ports of each
 AMPLIFY = 3  # octets to a stranger for each that came from it (as RFC 9000 8.1 has it)
 MOST_CREDIT = 65536  # octets
 MINUTE = 60  # seconds
@@ -65,7 +65,8 @@ class Gate:
         self._home, self._rate = home, rate
         self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
         self._strange, self._strange_lines = Counts(clock, 1), Counts(clock, MINUTE)
-        self._known = {}  # (ip, port) and ip: None; the last one proven last
+        self._texts = Counts(clock, MINUTE)
+        self._known = {}  # ip: the last ports of it; the last one proven last
         self._credit = {}  # ip of a stranger: octets it may be sent
         self._speaker, self._thread = "", threading.get_ident()
         self.allows = functools.lru_cache(MOST)(self._allows)
@@ -98,9 +99,10 @@ class Gate:
         ip = address[0]
         if self.knows(ip):
             # what another port of it sends may be forged: it counts by itself, as does TCP
-            key = (ip, "TCP") if tcp else address if address in self._known else ip
+            port = "TCP" if tcp else address[1] if address[1] in self._known.get(ip, ()) else ""
+            key = ip, port
             return ip if self._messages.add(key) > self._rate else ""
-        if self._strange.add(network(ip)) > self._rate / 10:
+        if self._strange.add(network(ip)) > max(1, self._rate / 10):
             return ip
         return STRANGERS if self._strange.add(STRANGERS) > self._rate / 2 else ""
 
@@ -114,10 +116,10 @@ class Gate:
 
     def prove(self, address):
         """Know an (ip, port) from now on: its owner has our tag."""
-        for key in (address, address[0]):
-            self._known.pop(key, None)
-            remember(self._known, key, None)
-        self._credit.pop(address[0], None)
+        ip, port = address[:2]
+        ports = self._known.pop(ip, ())
+        remember(self._known, ip, ports if port in ports else (*ports[1 - PORTS:], port))
+        self._credit.pop(ip, None)
 
     def pays(self, ip, size):
         """Say whether so many octets may be sent to an address, and book them."""
@@ -141,7 +143,7 @@ class Gate:
     def filter(self, record):
         """Say whether a LogRecord is to be written: what a source or a fault causes is bounded."""
         if record.levelno >= logging.WARNING and record.name in OURS:
-            count = self._lines.add(record.msg)
+            count = self._texts.add(record.msg)
             if count == ALIKE:
                 record.msg = f"{record.msg} (no more lines like it in this minute)"
             if count > ALIKE:

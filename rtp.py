@@ -246,7 +246,7 @@ class RTPSession:
         """End the session: its thread closes the socket, or this does where none was started."""
         self.stop_event.set()
         if self._rtcp is not None:
-            if self._introduced or self.packets_out:  # RFC 3550 6.3.7
+            if self._introduced or (self.packets_out and not self.mute):  # RFC 3550 6.3.7
                 self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
             self._rtcp.close()
             self._rtcp = None

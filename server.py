@@ -308,11 +308,7 @@ class SIPServer:
             if reliable:
                 kept = call.connection  # the one the caller uses, if it leads there
                 address = TCPHop(*address, kept if kept and kept.address[0] == address[0] else None)
-            if call.acked or self.gate.hears(call.invite.source[0]):
-                self.requests.send(method, branch, data, address, on_final, reliable)
-            else:  # once, and no more than was paid for
-                self.reply(data, address)
-                on_final(None)
+            self.requests.send(method, branch, data, address, on_final, reliable)
 
         def look_up(host, port):
             try:
@@ -324,14 +320,23 @@ class SIPServer:
 
         try:
             host, port = hop_address(next_hop)
-            if not call.acked and plain_ip(host) != call.invite.source[0]:
-                on_final(None)  # all of the INVITE may be forged, where it wants our BYE as well
+            if not call.acked:
+                self._request_unacked(call, method, branch, data, on_final)
             elif plain_ip(host):
                 go((plain_ip(host), port))
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()
         except (ValueError, RuntimeError) as error:
             log.warning("%s can't be sent to %r: %s", method, next_hop, error)
+            on_final(None)
+
+    def _request_unacked(self, call, method, branch, data, on_final):
+        """Send where the INVITE came from: it may be forged, and name anybody as its Contact."""
+        address = response_address(call.invite)
+        if self.gate.hears(address[0]):
+            self.requests.send(method, branch, data, address, on_final, isinstance(address, TCPHop))
+        else:  # once, and no more than was paid for
+            self.reply(data, address)
             on_final(None)
 
 

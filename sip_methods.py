@@ -33,8 +33,6 @@ def on_invite(server, request):
     accepted = [value.partition(";")[0].strip().lower() for value in request.headers_all("Accept")]
     if accepted and not set(accepted) & {"application/sdp", "application/*", "*/*"}:
         raise SIPError(406, "", [ACCEPT])
-    if server.calls.is_full():
-        raise SIPError(486, "")
     answer_expiry(request, False)  # or its refusal, before anything is set up
     server.calls.take(request)
 

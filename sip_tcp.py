@@ -107,6 +107,7 @@ class Connection:
     def __init__(self, address, on_message, on_end, sock=None, here=None):
         self.address, self.name, self._sock = address, host_port(*address), sock
         self._here, self._unread = here, threading.Semaphore(MAX_UNREAD)
+        self.network, self.accepted = network(address[0]), sock is not None
         self._on_message, self._on_end = on_message, on_end
         self._lock = threading.Lock()  # guards _sock and _pending
         self._pending = [] if sock is None else None  # None once connected
@@ -274,14 +275,16 @@ class TCPTransport:
             self._post(self._take_connection, address[:2], sock)
 
     def _take_connection(self, address, sock):
-        known = self._gate.knows(address[0])
-        of_one = sum(network(ip) == network(address[0]) for ip, _ in self._connections)
         if not self._gate.admits(address, 0, tcp=True):
             sock.close()
-        elif (len(self._connections) >= (MAX_CONNECTIONS if known else MAX_STRANGERS)
-              or (of_one >= MAX_OF_ONE and not known)):
+            return
+        known, whose = self._gate.knows(address[0]), network(address[0])
+        accepted = [one.network for one in self._connections.values() if one.accepted]
+        of_one = accepted.count(whose)
+        if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_STRANGERS)
+                or (of_one >= MAX_OF_ONE and not known)):
             log.warning("no connection with %s: %d are open, %d of them its own",
-                        host_port(*address), len(self._connections), of_one)
+                        host_port(*address), len(accepted), of_one)
             sock.close()
         else:
             self._begin(address, sock)
@@ -291,6 +294,8 @@ class TCPTransport:
         try:
             if sock is not None:
                 tune(sock)
+            elif sum(not one.accepted for one in self._connections.values()) >= MAX_CONNECTIONS:
+                raise RuntimeError(f"{MAX_CONNECTIONS} of ours are open")
             log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s",
                     connection.name, "accepted" if sock else "being made")
             connection.start()

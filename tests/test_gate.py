@@ -150,6 +150,9 @@ class Rate(unittest.TestCase):
             peer.send(b"\0\1\2", STRANGER)
         self.assertEqual(self.answered(peer, STRANGER, 1), 0)
 
+    def test_a_stranger_may_always_send_something(self):
+        self.assertEqual(self.answered(trunk(SIP_RATE="2"), STRANGER, 3), 1)
+
     def test_with_0_nothing_is_too_much(self):
         peer = trunk(SIP_RATE="0")
         self.assertEqual(self.answered(peer, STRANGER, 300), 300)
@@ -221,6 +224,7 @@ class Amplification(unittest.TestCase):
                 peer.advance(100)  # nor is a name looked up
             started.assert_not_called()
             self.assertEqual({address for _, address in peer.server.sent}, {PEER})
+            self.assertEqual(peer.last().method(), "BYE")
             self.assertEqual(len(peer.server.calls), 0)
 
     def test_a_cancel_from_elsewhere_does_not_learn_our_tag(self):
@@ -290,6 +294,33 @@ class Bounds(unittest.TestCase):
         for number in range(MAX_STRANGERS + 50):
             self.assertIn(self.invite(peer, f"ring{number}"), (100, 200))
         self.assertEqual(len(peer.server.calls), MAX_STRANGERS + 50)
+
+    def test_calls_that_wait_for_the_answer_to_our_bye_are_no_room(self):
+        peer = Trunk(known=False, SIP_RATE="0")
+        for number in range(MAX_STRANGERS - 1):
+            self.invite(peer, f"x{number}", STRANGER)
+        ok = peer.send(peer.request("INVITE", body=OFFER, call_id="acked"), STRANGER)[-1]
+        peer.send(peer.request("ACK", call_id="acked", to_tag=ok.to_tag), STRANGER)
+        peer.advance(1)
+        for number in range(3 * MAX_STRANGERS):
+            self.invite(peer, f"forged{number}")
+        self.assertEqual(len(peer.server.calls._strangers), MAX_STRANGERS)
+
+    def test_where_no_port_is_left_a_strangers_call_makes_room(self):
+        peer = Trunk(known=False, RTP_PORT_START="20000", RTP_PORT_END="20019", MAX_CALLS="1000")
+        self.assertEqual([self.invite(peer, f"forged{n}") for n in range(7)], [200] * 6 + [486])
+        peer.server.gate.prove(STRANGER)
+        calls = [self.invite(peer, f"real{n}", STRANGER) for n in range(5)]
+        self.assertEqual(calls, [200] * 4 + [486])
+        peer.advance(1)
+        self.assertEqual(self.invite(peer, "real", STRANGER), 200)
+
+    def test_an_address_is_known_by_a_few_ports(self):
+        gate = Gate((), "", 10, Clock())
+        for port in range(100):
+            gate.prove(("10.0.0.1", port))
+        admitted = sum(gate.admits(("10.0.0.1", port), 1) for port in range(100) for _ in range(11))
+        self.assertEqual((len(gate._known), admitted), (1, 50))
 
     def test_a_busy_trunk_takes_no_transaction_from_a_new_one(self):
         peer = Trunk(SIP_RATE="0")

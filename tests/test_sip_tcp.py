@@ -342,18 +342,26 @@ class Stalled(unittest.TestCase):
         ours.close = lambda: begun.append("closed")
         transport = TCPTransport(None, None, gate)
         transport._begin = lambda address, sock: begun.append(address[0])
-        of_one = [("10.0.0.1", port) for port in range(sip_tcp.MAX_OF_ONE)]
-        others = [("10.0.1.1", port) for port in range(sip_tcp.MAX_STRANGERS - len(of_one))]
-        transport._connections = dict.fromkeys(of_one)
+
+        def held(count, address, sock):
+            one = Connection((address, 1), None, None, sock)
+            return {(address, port): one for port in range(count)}
+
+        transport._connections = held(sip_tcp.MAX_OF_ONE, "10.0.0.1", ours)
+        transport._connections.update(held(sip_tcp.MAX_CONNECTIONS, "10.0.3.1", None))
         with self.assertLogs("sip_tcp", "WARNING"):
             transport._take_connection(("10.0.0.1", 40000), ours)
         transport._take_connection(("10.0.0.2", 40000), ours)
-        transport._connections.update(dict.fromkeys(others))
+        rest = sip_tcp.MAX_STRANGERS - sip_tcp.MAX_OF_ONE
+        transport._connections.update(held(rest, "10.0.1.1", ours))
         with self.assertLogs("sip_tcp", "WARNING"):
             transport._take_connection(("10.0.0.2", 40000), ours)
         gate.prove(("10.0.0.1", 5060))
         transport._take_connection(("10.0.0.1", 40000), ours)
         self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1"])
+        del transport._begin
+        with self.assertLogs("sip_tcp", "WARNING"):  # and we open no more than that
+            self.assertIsNone(transport._begin(("10.0.4.1", 5060), None))
 
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
