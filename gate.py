@@ -62,7 +62,7 @@ class Gate:
         self._networks = [(peer.version, int(peer.netmask), int(peer.network_address))
                           for peer in peers or PRIVATE]
         self._named = {str(peer.network_address) for peer in peers if peer.num_addresses == 1}
-        self._home, self._rate = home, rate
+        self.home, self._rate = home, rate
         self._messages, self._lines = Counts(clock, 1), Counts(clock, MINUTE)
         self._strange, self._strange_lines = Counts(clock, 1), Counts(clock, MINUTE)
         self._texts = Counts(clock, MINUTE)
@@ -112,7 +112,7 @@ class Gate:
 
     def hears(self, ip):
         """Say whether it is known that who sent from an address hears what is sent to it."""
-        return ip in self._known or ip == self._home
+        return ip in self._known or ip == self.home
 
     def prove(self, address):
         """Know an (ip, port) from now on: its owner has our tag."""

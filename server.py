@@ -117,10 +117,8 @@ class SIPServer:
 
     def run_due(self):
         """Run what was posted and is due; return the seconds to the next timer, None for none."""
-        self.gate.done()
         for _ in range(self._posted.qsize()):  # what is posted meanwhile waits for a datagram
             self.guard(*self._posted.get())
-            self.gate.done()
         return self._timers.run(blocking=False)
 
     def _receive_one(self, seconds):
@@ -141,6 +139,8 @@ class SIPServer:
             function(*args)
         except Exception:
             log.exception("%s failed", getattr(function, "__name__", function))
+        finally:
+            self.gate.done()
 
     def after(self, seconds, function, *args):
         """Call function(*args) in the SIP thread when so many seconds have passed."""
@@ -222,7 +222,7 @@ class SIPServer:
 
     def receive(self, data, address, connection=None):
         """Take one message: drop it, or give it to whom it concerns, or answer it."""
-        ping = address[0] == self.config.reach_ip and data.startswith(b"OPTIONS ") and PING in data
+        ping = address[0] == self.gate.home and data.startswith(b"OPTIONS ") and PING in data
         if not ping and not self.gate.admits(address, len(data), connection is not None):
             return
         if log.isEnabledFor(logging.DEBUG):
