@@ -346,8 +346,9 @@ class Calls(CallTable):
         """
         flow, timeout = call.media.flow, self._config.rtp_timeout
         held = not (flow.sending and flow.receiving)
-        if seen != (call.media.packets_in, held):
-            seen, silent = (call.media.packets_in, held), 0
+        now = call.media.packets_in, held
+        if now != seen:
+            seen, silent = now, 0
         if silent >= timeout:
             if not held:
                 self.hang_up(call, f"no RTP for {silent:.0f} s", 41)

@@ -302,7 +302,10 @@ class SIPServer:
                 "".join(f"; {name}: {value!a}" for name, value in error.headers))
 
     def request(self, call, method, branch, data, next_hop, on_final):
-        """Send a request of ours to a URI; a name in it is looked up in a thread of its own."""
+        """Send a request of ours to a URI; a name in it is looked up in a thread of its own.
+
+        Before the call's first ACK it goes where the INVITE came from, whatever the URI.
+        """
         def go(address):
             reliable = hop_transport(next_hop, call.transport) == "TCP"
             if reliable:
@@ -318,11 +321,12 @@ class SIPServer:
                 log.warning("%s can't be sent to %r: %s", method, host, error)
                 self.call_soon(on_final, None)
 
+        if not call.acked:
+            self._request_unacked(call, method, branch, data, on_final)
+            return
         try:
             host, port = hop_address(next_hop)
-            if not call.acked:
-                self._request_unacked(call, method, branch, data, on_final)
-            elif plain_ip(host):
+            if plain_ip(host):
                 go((plain_ip(host), port))
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()

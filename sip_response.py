@@ -13,8 +13,7 @@ SIP_PORT = 5060  # where a Via or URI names no port
 REASONS = {
     100: "Trying", 180: "Ringing", 200: "OK", 400: "Bad Request", 401: "Unauthorized",
     402: "Payment Required", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    406: "Not Acceptable",
-    408: "Request Timeout", 410: "Gone", 413: "Request Entity Too Large",
+    406: "Not Acceptable", 408: "Request Timeout", 410: "Gone", 413: "Request Entity Too Large",
     414: "Request-URI Too Long",
     415: "Unsupported Media Type", 416: "Unsupported URI Scheme", 420: "Bad Extension",
     422: "Session Interval Too Small", 469: "Bad Info Package", 480: "Temporarily Unavailable",
