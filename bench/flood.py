@@ -129,13 +129,12 @@ class Keepalive:
                 ask["sent"] += 1
 
 
-def drive(flood, seconds, load, server):
+def drive(flood, seconds, load, cores, options, server):
     """Make a flood of so many seconds while the calls of load are up; return a row's figures."""
     keepalive, result = Keepalive(), None
     before = run.Sample(server.pid, server.pid)
-    generator = subprocess.Popen(load + ["-t", str(seconds + 2)], stdout=subprocess.PIPE,
-                                 universal_newlines=True)
-    try:
+    command = load + ["-t", str(seconds + 2)]
+    with run.running(command, cores, options, stdout=subprocess.PIPE) as generator:
         assert "begin" in generator.stdout.readline(), "the trunk's calls did not come up"
         begun = time.monotonic()
         busy = run.Sample(server.pid, server.pid)
@@ -149,11 +148,6 @@ def drive(flood, seconds, load, server):
         for line in generator.stdout:
             if line.startswith("{"):
                 result = json.loads(line)
-        generator.wait(run.GRACE)
-    finally:
-        generator.kill()
-        generator.wait()
-        generator.stdout.close()
     end = time.monotonic() + (TIMERS if flood.kind == "INVITE" else TIMEOUT + 3)
     while time.monotonic() < end:
         flood.take()
@@ -186,7 +180,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--calls", type=int, default=50, help="of the trunk, that are up")
     options = parser.parse_args()
-    options.realtime, wrong = False, []
+    options.realtime, wrong = False, []  # for run.running
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[-1:])
     env = dict({"LOG_LEVEL": "info", "DRAIN_SECONDS": "0"}, **os.environ)
@@ -205,7 +199,7 @@ def main():
                 for sources in options.sources if kind != "none" else [1]:
                     lines = pathlib.Path(log.name).read_text().count("\n")
                     flood = Flood(kind, sources, options.rate if kind != "none" else 0)
-                    row = drive(flood, options.seconds, load, server)
+                    row = drive(flood, options.seconds, load, cores[-1:], options, server)
                     flood.close()
                     lines = pathlib.Path(log.name).read_text().count("\n") - lines
                     print(ROW.format(kind, sources, lines, k=row["keepalive"], **row), flush=True)
