@@ -207,7 +207,8 @@ class Trunk(InteropCase):
 
     def setUp(self):
         path = self.enter(TemporaryDirectory())
-        self.server = self.enter(Server(path))
+        # fifty calls that refresh as fast as they are answered are past what a source may send
+        self.server = self.enter(Server(path, SIP_RATE="0"))
         self.media = self.enter(Media())
 
     def enter(self, context):
@@ -284,6 +285,6 @@ class Trunk(InteropCase):
             thread.start()
         for thread in threads:
             thread.join(60)
-        self.assertEqual(sorted(done), list(range(1, CALLS + 1)))
+        self.assertEqual(sorted(done), list(range(1, CALLS + 1)), self.server.complaints())
         self.assert_idle()
         self.assertEqual(len(self.server.ended()), CALLS)
