@@ -32,7 +32,6 @@ class JitterBuffer:
     """
 
     def __init__(self):
-        self.late = 0  # packets that came when what follows them had been played
         self._ssrc = None
         self._origin = 0  # the timestamp of slot 0
         self._slots = {}  # slot: 80 bytes
@@ -42,12 +41,6 @@ class JitterBuffer:
         self._calm = BURST  # slots that came early since one did not, or some were left out
         self._spare = MAX_AHEAD  # how early the least early of them came, in slots
         self._stale = 0, 0, 0  # ticks with only packets too old, the slot of the last, its tick
-        self._wait = 0.0  # slots, the average of the last packets
-
-    @property
-    def delay(self):
-        """How long a packet waits here, in ms: the average of about the last 30."""
-        return round(self._wait * 10)
 
     def put(self, ssrc, timestamp, payload):
         """Take a packet; return False for a repeat and for what can't be played any more.
@@ -109,7 +102,6 @@ class JitterBuffer:
         self._slots.clear()
         self._origin = timestamp - SLOT * self._next
         self._done = self._next - MAX_AHEAD  # reordered: what precedes it may yet come in time
-        self._wait = 0.0
         self._need()
 
     def _turn_back(self, slot):
@@ -133,7 +125,6 @@ class JitterBuffer:
 
     def _adapt(self, early, count):
         """Take note of how early count slots came; leave out what all did, but 20 ms at most."""
-        self._wait += (early - self._wait) / 32
         if not early:
             return
         self._calm += count
@@ -160,7 +151,6 @@ class JitterBuffer:
         if slot not in self._missed:
             return  # a repeat
         self._missed.remove(slot)
-        self.late += 1
         self._next -= min(TICK, max(0, self._next - slot))
         self._need()
 
