@@ -3,11 +3,10 @@
 import ipaddress
 import os
 import re
-from typing import NamedTuple, Tuple, Union
+from collections import namedtuple
 
 import codec
 
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -139,27 +138,10 @@ SETTINGS = (  # name, default, how its text is read, what it is
 )
 
 
-class Config(NamedTuple):
-    """Every setting by its lower-case name."""
+class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):
+    """Every setting by its lower-case name, as the function in its row reads it."""
 
-    bind_ip: str
-    advertised_ip: str
-    sip_port: int
-    allowed_peers: Tuple[Network, ...]
-    sip_password_file: Passwords
-    sip_digest: Tuple[str, ...]
-    sip_rate: int
-    rtp_port_start: int
-    rtp_port_end: int
-    rtp_threads: int
-    max_calls: int
-    rtp_timeout: int  # seconds
-    drain_seconds: int
-    bot: str
-    codecs: Tuple[codec.Codec, ...]
-    silence: str
-    record_dir: str
-    log_level: str
+    __slots__ = ()  # no other attributes
 
     @property
     def reach_ip(self):
