@@ -9,13 +9,12 @@ import contextlib
 import threading
 
 import codec
-import dtmf
+from dtmf import FRAME, event_payloads
 from jitter import Concealer, JitterBuffer
 from vad import VoiceDetector
 
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
 KEPT = 1500  # frames heard and not asked for: 30 s
-FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
 BARGE_IN = 320  # bytes of loud payload in a row that interrupt us: 40 ms
 
 
@@ -277,7 +276,7 @@ class Conversation:
         Raises ValueError for what is no key, or where none were negotiated.
         """
         events = []
-        for payloads in [dtmf.event_payloads(key) for key in digits]:
+        for payloads in [event_payloads(key) for key in digits]:
             last = len(payloads) - 1
             events += [(payload, FRAME * len(payloads) if number == last else 0, number == 0)
                        for number, payload in enumerate(payloads)]

@@ -9,7 +9,8 @@ import struct
 KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
 END = 0x80
-STEP = 160  # timestamp units, 20 ms
+FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
+PRESS = 5  # frames that a key we send is held
 LATE = 40000  # timestamp units, 5 s: a timestamp further back is a new clock
 SAME = 5.0  # seconds; INFO comes when the key is released
 SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
@@ -95,15 +96,14 @@ def info_key(content_type, body):
     return text if len(text) == 1 and text in KEYS else ""
 
 
-def event_payloads(key, milliseconds=100):
-    """Return the payloads of one press, to be sent 20 ms apart with one timestamp.
+def event_payloads(key):
+    """Return the payloads of a press of 100 ms, to be sent 20 ms apart with one timestamp.
 
     The last is sent three times, as the end may not be lost (RFC 4733 2.5.1.4). Raises ValueError
     for what is no key.
     """
     if len(key) != 1 or key not in KEYS:
         raise ValueError(f"{key!r} is no key")
-    steps = max(1, milliseconds // 20)
-    volume = 10  # -dBm0
-    payloads = [EVENT.pack(KEYS.index(key), volume, STEP * step) for step in range(1, steps)]
-    return payloads + [EVENT.pack(KEYS.index(key), END | volume, STEP * steps)] * 3
+    event, volume = KEYS.index(key), 10  # -dBm0
+    payloads = [EVENT.pack(event, volume, FRAME * step) for step in range(1, PRESS)]
+    return payloads + [EVENT.pack(event, END | volume, FRAME * PRESS)] * 3

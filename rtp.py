@@ -16,9 +16,9 @@ import threading
 import time
 from typing import NamedTuple
 
-import dtmf
 import rtcp
 import sdp
+from dtmf import FRAME, EventReader
 from net import DSCP_RTP, host_port, open_socket, set_dscp
 from rtp_thread import IDLE, MAX_PACKET, RTPThread
 
@@ -28,7 +28,6 @@ HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 HEAD = struct.Struct("!QI")  # the same: all before the SSRC as one number, SSRC
 unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
 STEPS = {}  # octets of a packet: Echo.step
-FRAME = 160  # timestamp units: 20 ms at 8000 Hz
 STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
 HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
 FLOOD = 250  # packets of a bot's call in 20 ms: more are left for the next
@@ -176,7 +175,7 @@ class RTPSession:
         self.echo = None  # while one is served
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
-        self._events = dtmf.EventReader()
+        self._events = EventReader()
         self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, when it came by our clock)
         self._came = 0  # when the last packet that was taken came, timestamp units
         self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units

@@ -118,7 +118,7 @@ class TwoWays(unittest.TestCase):
 
 class Sent(unittest.TestCase):
     def test_a_press_grows_and_ends_three_times(self):
-        payloads = event_payloads("#", 100)
+        payloads = event_payloads("#")
         self.assertEqual(payloads, [bytes([11, 10, 0, 160]), bytes([11, 10, 1, 64]),
                                     bytes([11, 10, 1, 224]), bytes([11, 10, 2, 128])]
                          + [bytes([11, 0x8A, 3, 32])] * 3)
