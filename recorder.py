@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import struct
-import sys
 import threading
 from array import array
 from collections import deque
@@ -37,18 +36,14 @@ def wav(source, rate=8000):
         data = bytes(source if isinstance(source, (bytes, bytearray)) else source.read())
     try:
         kind, channels, own, width, data = read_chunks(data)
-        samples = array("h", as_pcm(kind, width, data[:len(data) // (width * channels)
-                                                      * width * channels]))
+        whole = len(data) - len(data) % (width * channels)
+        pcm = as_pcm(kind, width, data[:whole])
     except (struct.error, LookupError, ZeroDivisionError) as error:
         raise ValueError(f"{name}: not a WAV file of a kind that can be read ({error})") from None
-    if sys.byteorder == "big":
-        samples.byteswap()
     if channels > 1:
-        sides = [samples[side::channels] for side in range(channels)]
-        samples = array("h", [sum(frame) // channels for frame in zip(*sides)])
-    if sys.byteorder == "big":
-        samples.byteswap()
-    return codec.resample(samples.tobytes(), own, rate)
+        mono = [sum(frame) // channels for frame in struct.iter_unpack(f"<{channels}h", pcm)]
+        pcm = struct.pack(f"<{len(mono)}h", *mono)
+    return codec.resample(pcm, own, rate)
 
 
 def read_chunks(data):
