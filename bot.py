@@ -123,7 +123,7 @@ class Call:
         """
         self._check()
         self._audio.forget()
-        return (pcm for _, pcm, _ in self._heard())
+        return (pcm for _, pcm, _ in iter(self._audio.hear, None))
 
     def utterances(self, silence=0.64, timeout=None):
         """Return an iterator of an Utterance for each thing the caller says until the call ends.
@@ -139,7 +139,7 @@ class Call:
 
     def _utterances(self, limit):
         voice = self._audio.ticks  # when there was one, or we began to wait for one
-        for number, pcm, voiced in self._heard():
+        for number, pcm, voiced in iter(self._audio.hear, None):
             if number - 1 != self._cutter.taken:  # some were not asked for in time
                 cut = self._cutter.finish()
                 self._cutter.taken = number - 1
@@ -155,12 +155,6 @@ class Call:
         rest = self._cutter.finish()  # what is said when the caller hangs up counts
         if rest:
             yield rest
-
-    def _heard(self):
-        heard = self._audio.hear()
-        while heard:
-            yield heard
-            heard = self._audio.hear()
 
     def digits(self, count=None, timeout=5.0, until=None):
         """Return the keys pressed: count of them, or those before a key of until.
