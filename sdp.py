@@ -6,7 +6,8 @@ Imports: codec.
 import ipaddress
 import re
 import secrets
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from types import SimpleNamespace
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from codec import BY_NAME, CODECS, EVENT
 
@@ -118,15 +119,8 @@ def read_ip(text, like):
     return ip
 
 
-class Description(NamedTuple):
-    """What is read of a description."""
-
-    time: str  # of the t= line
-    media: List[MediaLine]
-
-
-def parse(body) -> Description:
-    """Read a description, str or bytes. Raises SDPError.
+def parse(body):
+    """Return (value of the t= line, [MediaLine]) of a description, str or bytes. Raises SDPError.
 
     Lenient: LF line ends, unknown lines and attributes, and any order below an m= line.
     """
@@ -134,32 +128,30 @@ def parse(body) -> Description:
     lines = text.split("\n", MAX_LINES)
     if len(lines) > MAX_LINES:
         raise SDPError("too many lines")
-    time, media, address, direction = "0 0", [], [], "sendrecv"
+    time, media = "0 0", []
+    here = session = SimpleNamespace(address=[], direction="sendrecv", rtpmap={})
     for line in lines:
         kind, _, value = line.strip().partition("=")
         name, _, argument = value.partition(":")
         if kind == "m":
             if len(media) == MAX_MEDIA:
                 raise SDPError("too many m= lines")
-            media.append(MediaLine(value, address, direction))
-        elif kind == "t" and not media:
+            here = MediaLine(value, session.address, session.direction)
+            media.append(here)
+        elif kind == "t" and here is session:
             time = value
-        elif kind == "c" and media:
-            media[-1].address = value.split()
         elif kind == "c":
-            address = value.split()
-        elif kind == "a" and value in DIRECTIONS and media:
-            media[-1].direction = value
+            here.address = value.split()
         elif kind == "a" and value in DIRECTIONS:
-            direction = value
-        elif kind == "a" and name == "rtcp" and media:
-            media[-1].rtcp = argument
-        elif kind == "a" and name == "rtpmap" and media:
+            here.direction = value
+        elif kind == "a" and name == "rtcp":
+            here.rtcp = argument
+        elif kind == "a" and name == "rtpmap":
             payload_type, _, encoding = argument.strip().partition(" ")
-            media[-1].rtpmap[payload_type] = encoding.strip().upper()
+            here.rtpmap[payload_type] = encoding.strip().upper()
     if not media:
         raise SDPError("no m= line")
-    return Description(time, media)
+    return time, media
 
 
 class LocalSession:
@@ -199,7 +191,7 @@ class LocalSession:
 
     def on_answer(self, answer):
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
-        media, at = parse(answer).media, self._slots.index(None)
+        media, at = parse(answer)[1], self._slots.index(None)
         if at >= len(media) or not media[at].port:
             return NOTHING
         self._usable(media[at])
