@@ -213,13 +213,21 @@ class LocalSession:
         raise refusal
 
     def _usable(self, line):
-        """Return the formats of an audio line that can be taken. Raises SDPError."""
+        """Return [(payload type, codec), (payload type, EVENT) if offered] of an audio line.
+
+        Raises SDPError where it can't be taken.
+        """
         if line.proto.upper() != "RTP/AVP":
             raise SDPError(f"audio over {line.proto!r} is not spoken here", 302)
         remote = line.remote(self.ip)
         if remote and self._is_own(remote):
             raise SDPError("the audio is wanted at an address of this server", 399)
-        return pick_formats(line, self._codecs)
+        for codec in self._codecs:
+            formats = line.find(codec)
+            if formats:
+                return formats + line.find(EVENT)
+        names = ", ".join(f"{codec.name}/{codec.rate}" for codec in self._codecs)
+        raise SDPError(f"no common codec; spoken here: {names}", 305)
 
     def _agree(self, line, ours, theirs):
         """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
@@ -255,12 +263,3 @@ class LocalSession:
         lines += [f"a=rtpmap:{pt} {c.name}/{c.rate}" for pt, c in formats]
         lines += [f"a=fmtp:{pt} 0-15" for pt, c in formats if c is EVENT]
         return lines + ["a=ptime:20", f"a={direction}"]
-
-
-def pick_formats(line, codecs):
-    """Return [(payload type, codec), (payload type, EVENT) if offered]. Raises SDPError."""
-    for codec in codecs:
-        if line.find(codec):
-            return line.find(codec) + line.find(EVENT)
-    names = ", ".join(f"{codec.name}/{codec.rate}" for codec in codecs)
-    raise SDPError(f"no common codec; spoken here: {names}", 305)
