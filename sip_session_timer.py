@@ -34,9 +34,7 @@ def read_session_expires(message):
     if value is None:
         return None
     seconds, *params = value.split(";")
-    if not DIGITS.fullmatch(seconds.strip()):
-        raise ValueError("Malformed Session-Expires")
-    if int(seconds) > 0xFFFFFFFF:
+    if not DIGITS.fullmatch(seconds.strip()) or int(seconds) > 0xFFFFFFFF:
         raise ValueError("Malformed Session-Expires")
     return int(seconds), parse_params(params).get("refresher", "").lower()
 
