@@ -131,8 +131,6 @@ class Flow:
         (self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp,
          self.events, self.others) = agreement
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
-        self.audio_out = self.formats.get(self.audio)
-        self.echoes = self.sending and self.receiving
         # of the stream we hear: the last (ip, port) found good, its SSRC; RTP thread only
         self.source = self.ssrc = None
         self.target = self.remote
@@ -507,11 +505,10 @@ class Echo:
             return  # our own packet looped back
         if self.echoed != ssrc:
             self.offset, self.echoed = session.timestamp - timestamp, ssrc  # ours goes on
-        if not flow.echoes:
+        if not flow.sending:
             return
         ours, number = timestamp + self.offset & 0xFFFFFFFF, session.sequence
-        kind = flow.audio_out if second == flow.audio else (
-            second & 128 | flow.formats.get(second & 127, second & 127))
+        kind = second & 128 | flow.formats.get(second & 127, second & 127)
         HEADER.pack_into(view, 0, 0x80, kind, number, ours, self.ours)
         session.timestamp = ours + FRAME  # 32 bits of it count
         session.transmit(view[:size], ours, now)
