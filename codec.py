@@ -48,7 +48,7 @@ class G711:
         self._codes = codes.translate(bytes(c | 128 for c in range(256))) + codes[::-1]
         self._low = bytes(value & 255 for value in values)
         self._high = bytes(value >> 8 & 255 for value in values)
-        self.loudness = bytes(round(16 * log2(1 + abs(value) / 8)) for value in values)
+        self._loudness = bytes(round(16 * log2(1 + abs(value) / 8)) for value in values)
 
     def decode(self, payload):
         """Return the PCM of a payload, 8000 Hz."""
@@ -62,6 +62,10 @@ class G711:
         # the quickest way through a table; itemgetter wants two indices or more to give a tuple
         return bytes(itemgetter(0, 0, *samples)(self._codes)[2:])
 
+    def loudness(self, payload):
+        """Return how loud a payload is, see the function `loudness`."""
+        return sum(payload.translate(self._loudness)) / (len(payload) or 1)
+
 
 A_LAW = G711((16, 16, 32, 64, 128, 256, 512, 1024), 0, 0x55)  # G.711 table 1, times 8
 MU_LAW = G711((8, 16, 32, 64, 128, 256, 512, 1024), 4, 0x7F)  # G.711 table 2, times 4
@@ -73,8 +77,8 @@ class Codec(NamedTuple):
     """name: as in a=rtpmap, compared in any case. payload_type: what we offer it as.
 
     decoder(), encoder(): a function bytes -> bytes for one call's one direction, as it may have
-    memory. loudness: for bytes.translate, from a code to how loud it is, 0..192 (see `loudness`);
-    None where codes don't tell by themselves.
+    memory. loudness(payload): how loud that is (see `loudness`), or None where codes don't tell by
+    themselves.
     """
 
     name: str
@@ -83,7 +87,7 @@ class Codec(NamedTuple):
     sample_rate: int = 8000  # Hz, of the PCM
     decoder: Optional[Callable] = None
     encoder: Optional[Callable] = None
-    loudness: Optional[bytes] = None
+    loudness: Optional[Callable] = None
 
 
 KNOWN = (  # as we prefer them; RFC 3551 6
@@ -100,11 +104,10 @@ EVENT = Codec("telephone-event", 8000, 101)  # RFC 4733; its type is dynamic, 10
 def loudness(pcm):
     """Return how loud PCM is: the mean of 16 * log2(1 + abs(sample) / 8), 0..192.
 
-    6 dB are 16. Of G.711: sum(payload.translate(codec.loudness)) / len(payload).
-    Raises ValueError.
+    6 dB are 16. Raises ValueError.
     """
     # mu-law, for it has a zero: the least of A-law is 8, that's 16 here
-    return sum(encode_pcmu(pcm).translate(MU_LAW.loudness)) / (count_samples(pcm) or 1)
+    return MU_LAW.loudness(encode_pcmu(pcm))
 
 
 def kaiser(r):

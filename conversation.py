@@ -74,7 +74,7 @@ class Conversation:
                 self._understand(name)
             self._jitter.put(ssrc, timestamp, payload)
             if self._loudness and payload:
-                self._listen(sum(payload.translate(self._loudness)) / len(payload), len(payload))
+                self._listen(self._loudness(payload), len(payload))
         pcm, voiced = self._hear()
         with self.lock:
             self.ticks += 1
@@ -123,7 +123,7 @@ class Conversation:
         if not payload:
             self._loud = 0  # nobody speaks who sends nothing
         elif self._loudness:
-            level = sum(payload.translate(self._loudness)) / len(payload)
+            level = self._loudness(payload)
         else:
             level = codec.loudness(pcm)
             self._listen(level, len(payload))

@@ -126,7 +126,8 @@ class Loudness(unittest.TestCase):
     def test_a_code_is_as_loud_as_its_sample(self):
         for row in codec.CODECS:
             for code, value in zip(ALL_CODES, samples_of(row.decoder()(ALL_CODES))):
-                self.assertEqual(row.loudness[code], round(16 * math.log2(1 + abs(value) / 8)))
+                self.assertEqual(row.loudness(bytes([code])),
+                                 round(16 * math.log2(1 + abs(value) / 8)))
 
     def test_silence_is_zero_and_the_loudest_is_192(self):
         self.assertEqual(codec.loudness(b""), 0)
@@ -142,8 +143,7 @@ class Loudness(unittest.TestCase):
         pcm = pcm_of([round(3000 * math.sin(i / 3)) for i in range(160)])
         for row in codec.CODECS:
             payload = row.encoder()(pcm)
-            self.assertAlmostEqual(sum(payload.translate(row.loudness)) / len(payload),
-                                   codec.loudness(pcm), delta=1)
+            self.assertAlmostEqual(row.loudness(payload), codec.loudness(pcm), delta=1)
 
 
 def tone(hz, rate, seconds=0.06, amplitude=16000):

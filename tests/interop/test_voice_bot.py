@@ -32,7 +32,8 @@ COMMANDS = (  # the last reply is heard out
     "cancel my appointment", "good bye", "tell me a joke")
 FRAME = 160  # bytes of A-law, 20 ms
 SILENCE = b"\xd5" * FRAME
-LOUD = 85  # level of speech, as codec.loudness has it: a mean amplitude of 310
+level = codec.A_LAW.loudness
+LOUD = 85  # level of speech: a mean amplitude of 310
 TALKED_OVER = 0.8  # seconds of a reply, until the caller speaks again
 LAGS = 100  # steps of 5 ms at which a reply is looked for
 SILENT = 16  # level of the silence the server sends
@@ -209,10 +210,6 @@ def speak(text):
         sound = subprocess.run(command, timeout=10, input=sound, stdout=subprocess.PIPE,
                                check=True).stdout
     return sound
-
-
-def level(payload):
-    return sum(payload.translate(codec.A_LAW.loudness)) / len(payload)
 
 
 def envelope(alaw):
