@@ -4,6 +4,8 @@ Trunk is the peer of that server: it writes requests as they look on the wire an
 back, as SIPMessages.
 """
 
+import time
+
 from config import Config
 from rtcp import Reception
 from rtp import Flow
@@ -153,6 +155,13 @@ class Trunk:
         assert ok.status == 200, ok.start_line
         self.say("ACK", body=ack_body, to_tag=ok.to_tag, **parts)
         return list(self.server.calls)[-1]
+
+
+def wait_until(condition, seconds=5):
+    """Let the other threads run until condition() holds, but no longer than that."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0)
 
 
 def statuses(messages):

@@ -36,7 +36,7 @@ from sdp import Agreement
 from server import SIPServer
 from sip_message import SIPMessage
 from sip_transaction import resend_while
-from tests.support import OFFER, PEER, Clock, Server, Trunk, statuses
+from tests.support import OFFER, PEER, Clock, Server, Trunk, statuses, wait_until
 from tests.test_main import ROOT, Caller, Process
 from tests.test_main import SECONDS as PATIENCE
 from tests.test_recorder import Disk
@@ -158,9 +158,7 @@ class RTPSockets(OnSockets):
         session.start(RTPThread())
         for sequence in range(100):
             caller.sendto(packet(sequence, 160 * sequence), (A, session.port))
-        deadline = time.monotonic() + 5
-        while session.packets_in < 100 and time.monotonic() < deadline:
-            time.sleep(0)
+        wait_until(lambda: session.packets_in >= 100)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
         caller.sendto(packet(100, 16000, b"here"), (A, session.port))
         self.assertEqual(RTPPacket.parse(caller.recv(2048)).payload, b"here")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 import wave
 from queue import SimpleQueue
@@ -18,6 +17,7 @@ from unittest import mock
 
 import recorder
 from recorder import BLOCK, HEADER, MAX_WAITING, Recorder
+from tests.support import wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECOND = 4 * 8000  # bytes of stereo
@@ -176,9 +176,7 @@ class Crashes(Recording):
 class Disks(Recording):
     def wait_until_taken(self, one):
         """Wait until the thread has taken the frames that wait, to write them."""
-        deadline = time.monotonic() + 10
-        while one._frames and time.monotonic() < deadline:
-            time.sleep(0)  # let the other thread run
+        wait_until(lambda: not one._frames)
 
     def test_a_full_disk_is_logged_once_and_keeps_what_was_written(self):
         with self.assertLogs("recorder", "WARNING") as logged:

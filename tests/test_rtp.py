@@ -18,6 +18,7 @@ import rtp
 from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
 from rtp_thread import RTPThread
 from sdp import Agreement
+from tests.support import wait_until
 
 A = "127.0.0.1"  # where the description says the caller is
 PCMA = {8: 8, 101: 101}
@@ -118,9 +119,7 @@ class Echo(OnSockets):
     def send_and_wait(self, *args, **parts):
         """Send a packet that is not answered, and wait until the RTP thread has taken it."""
         self.send(*args, **parts)
-        deadline = time.monotonic() + 5
-        while self.session.packets_in < 1 and time.monotonic() < deadline:
-            time.sleep(0)  # let the other thread run
+        wait_until(lambda: self.session.packets_in)
 
     def counted(self):
         """End the session; return its (packets in, packets out)."""
@@ -358,9 +357,8 @@ class Reports(OnSockets):
         for sequence in sequences:
             self.rtp.sendto(packet(sequence, sequence * 160), (A, self.session.port))
             self.rtp.recv(2048)
-        deadline = time.monotonic() + 5
-        while self.session.packets_out < len(sequences) and time.monotonic() < deadline:
-            time.sleep(0)  # the echo is counted behind its sending
+        # the echo is counted behind its sending
+        wait_until(lambda: self.session.packets_out >= len(sequences))
 
     def report(self, now=1000.0):
         self.session.report(now)
