@@ -2,11 +2,11 @@
 
 import hashlib
 import math
-import struct
 import unittest
 
 import codec
 from g722 import Decoder, Encoder
+from tests.test_codec import pcm_of, samples_of
 
 FRAME = 320  # samples, 20 ms
 DELAY = 22  # samples, of the filters of both sides
@@ -24,14 +24,6 @@ def noise(count, seed=1):
 def runs():
     """Return bytes each many times over, which drives the predictors to their limits."""
     return b"".join(bytes([byte]) * count for byte, count in zip(noise(150, 2), noise(150, 3)))
-
-
-def samples_of(pcm):
-    return struct.unpack(f"<{len(pcm) // 2}h", pcm)
-
-
-def pcm_of(samples):
-    return struct.pack(f"<{len(samples)}h", *samples)
 
 
 def sweep():
