@@ -269,7 +269,7 @@ def get_called_number(message):
     """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion; the first user."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
               for value in _first(message, name)]
-    return _first_user(([f"<{message.uri}>"] if message.uri else []) + values)
+    return _first_user([f"<{message.uri}>", *values])  # a response has no URI
 
 
 def _first_user(values):
