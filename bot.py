@@ -167,7 +167,7 @@ class Call:
         until = ("" if count == 1 else "#") if until is None else until
         pressed = ""
         while count is None or len(pressed) < count:
-            self._wait(self._audio.has_key, timeout)
+            self._wait(lambda: self._audio.keys, timeout)
             key = self._audio.next_key()
             if not key or key in until:
                 break

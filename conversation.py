@@ -40,7 +40,7 @@ class Conversation:
         self.changed = threading.Condition(self.lock)  # something other than the next frame
         self.ended = self.failed = False
         self._recorders = {}  # of the whole call, and of what the bot wants
-        self._keys = collections.deque()  # pressed and not read yet
+        self.keys = collections.deque()  # pressed and not read yet
         self._fresh = False  # some of them have interrupted nothing yet
         self._more = threading.Condition(self.lock)  # the next frame was heard
         self._heard = collections.deque(maxlen=KEPT)
@@ -174,7 +174,7 @@ class Conversation:
     def press(self, key):
         """Take a key the caller pressed."""
         with self.lock:
-            self._keys.append(key)
+            self.keys.append(key)
             self._fresh = not self._speech.by_keys
             if self._speech.by_keys:
                 self.clear()
@@ -290,14 +290,11 @@ class Conversation:
         if self.session.flow.events is None:
             raise ValueError("telephone-event is not agreed any more")
 
-    def has_key(self):
-        return len(self._keys) > 0
-
     def next_key(self):
         """Return a key that was pressed, the first that was not read yet, "" for none."""
         with self.lock:
-            key = self._keys.popleft() if self._keys else ""
-            self._fresh = len(self._keys) > 0
+            key = self.keys.popleft() if self.keys else ""
+            self._fresh = len(self.keys) > 0
             return key
 
     def forget(self):
