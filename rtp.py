@@ -20,7 +20,7 @@ import rtcp
 import sdp
 from dtmf import FRAME, EventReader
 from net import DSCP_RTP, host_port, open_socket, set_dscp
-from rtp_thread import IDLE, MAX_PACKET, RTPThread
+from rtp_thread import MAX_PACKET, RTPThread
 
 log = logging.getLogger(__name__)
 
@@ -568,7 +568,8 @@ def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     session.update(agreement)
     thread = RTPThread()
     session.start(thread)
+    serving = thread.thread
     stop_event.wait()
     session.stop()
-    while thread.thread:
-        thread.thread.join(IDLE)
+    if serving:
+        serving.join()
