@@ -345,10 +345,7 @@ def resampled(chunks, resampler):
 
 
 def load(name):
-    """Return the function that "module:function" names, found from the current directory on.
-
-    Raises ConfigError.
-    """
+    """Return the function of "module:function", from the working directory. Raises ConfigError."""
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -102,10 +102,7 @@ EVENT = Codec("telephone-event", 8000, 101)  # RFC 4733; its type is dynamic, 10
 
 
 def loudness(pcm):
-    """Return how loud PCM is: the mean of 16 * log2(1 + abs(sample) / 8), 0..192.
-
-    6 dB are 16. Raises ValueError.
-    """
+    """Return how loud PCM is: the mean of 16 * log2(1 + abs(x) / 8), 0..192. Raises ValueError."""
     # mu-law, for it has a zero: the least of A-law is 8, that's 16 here
     return MU_LAW.loudness(encode_pcmu(pcm))
 

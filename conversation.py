@@ -271,10 +271,7 @@ class Conversation:
         return not (speech.stopped or self.ended)
 
     def send_digits(self, digits):
-        """Send keys as telephone-events, 100 ms each, 60 ms apart; return when they are sent.
-
-        Raises ValueError for what is no key, or where none were negotiated.
-        """
+        """Send keys, 100 ms each and 60 ms apart; return when they are sent. Raises ValueError."""
         events = []
         for payloads in [event_payloads(key) for key in digits]:
             last = len(payloads) - 1
@@ -303,10 +300,7 @@ class Conversation:
             self._heard.clear()
 
     def hear(self):
-        """Return (number of the tick, PCM, whether it is voice) of the next 20 ms.
-
-        None once the call has ended and all was heard.
-        """
+        """Return the next 20 ms: (number of the tick, PCM, is it voice?), or None at the end."""
         with self.lock:
             while not self._heard and not self.ended:
                 self._more.wait()

@@ -99,8 +99,7 @@ def info_key(content_type, body):
 def event_payloads(key):
     """Return the payloads of a press of 100 ms, to be sent 20 ms apart with one timestamp.
 
-    The last is sent three times, as the end may not be lost (RFC 4733 2.5.1.4). Raises ValueError
-    for what is no key.
+    The end thrice, as it may not be lost (RFC 4733 2.5.1.4). Raises ValueError for what is no key.
     """
     if len(key) != 1 or key not in KEYS:
         raise ValueError(f"{key!r} is no key")

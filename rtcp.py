@@ -27,10 +27,7 @@ class Block(NamedTuple):
 
 
 class Reception:
-    """Counts what comes from the other side: packets, losses, jitter (RFC 3550 A.1, A.3, A.8).
-
-    Written by the RTP thread, read by any.
-    """
+    """Counts packets, losses, jitter (RFC 3550 A.1, A.3, A.8): by the RTP thread, read by any."""
 
     def __init__(self):
         self.ssrc, self.packets, self.octets = None, 0, 0

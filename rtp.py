@@ -98,10 +98,7 @@ def open_rtp_socket(ip, start, end=None, first=None):
 
 
 def open_rtp_session(ip, start, end, first, peer_ip):
-    """Return an RTPSession on a free even port, with RTCP on the next where that is free too.
-
-    Parameters and errors as in open_rtp_socket.
-    """
+    """Return an RTPSession as of open_rtp_socket, with RTCP on the next port if that is free."""
     sock = open_rtp_socket(ip, start, end, first)
     port, rtcp_sock = sock.getsockname()[1] + 1, None
     try:
@@ -224,10 +221,9 @@ class RTPSession:
                 echo.interrupt()
 
     def start(self, thread, tick=None):
-        """Be served by an RTPThread: by tick, called every 20 ms, or else by the echo.
+        """Be served by an RTPThread, which closes the socket: by tick, every 20 ms, or the echo.
 
-        The socket is closed there at the end. Raises RuntimeError or OSError if no thread can be
-        had.
+        Raises RuntimeError or OSError if no thread can be had.
         """
         if tick:
             if sys.platform == "linux":
@@ -310,10 +306,7 @@ class RTPSession:
     # RTP thread
 
     def waiting(self, buffer):
-        """Yield (codec, SSRC, timestamp, payload) of each packet of audio that has come.
-
-        codec: its name. Does not wait.
-        """
+        """Yield (name of codec, SSRC, timestamp, payload) of each packet of audio that is there."""
         now = time.time()
         for _ in range(FLOOD):
             try:
