@@ -46,6 +46,12 @@ class InteropCase(unittest.TestCase):
                     raise AssertionError(message)  # a CI that lost a tool must not stay green
                 raise unittest.SkipTest(message)
 
+    def enter(self, context):
+        """Return what a context gives, which is left when the test ends."""
+        value = context.__enter__()
+        self.addCleanup(context.__exit__, None, None, None)
+        return value
+
 
 def wait_until(condition, seconds):
     """Poll condition() until it holds; return whether it did within so many seconds."""

@@ -18,11 +18,6 @@ class Misbehaving(InteropCase):
         self.media = self.enter(Media())
         self.calls = []
 
-    def enter(self, context):
-        value = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return value
-
     def call(self, name):
         call = TrunkCall(self, self.server.port, len(self.calls) + 1, self.media)
         self.addCleanup(call.sock.close)

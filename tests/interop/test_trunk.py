@@ -211,11 +211,6 @@ class Trunk(InteropCase):
         self.server = self.enter(Server(path, SIP_RATE="0"))
         self.media = self.enter(Media())
 
-    def enter(self, context):
-        value = context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
-        return value
-
     def call(self, number=1):
         return TrunkCall(self, self.server.port, number, self.media)
 
