@@ -174,7 +174,7 @@ class Concealer:
         size = len(self._last) // 2
         if self._gap == 0:
             self._samples = struct.unpack(f"<{size}h", self._last)
-        if self._gap >= FADE or not size:
+        if self._gap >= FADE:
             return bytes(2 * size)
         # back and forth, so that the wave has no step where two frames meet
         samples = self._samples if self._gap % 2 else self._samples[::-1]

@@ -120,7 +120,7 @@ class UtteranceCutter:
 
     def __init__(self, rate=8000, silence=640, shortest=160, before=240, after=200, longest=30000):
         self.rate = rate
-        self.silence, self._shortest = silence // FRAME_MS, max(1, shortest // FRAME_MS)
+        self.silence, self._shortest = silence // FRAME_MS, shortest // FRAME_MS
         self._after, self._longest = after // FRAME_MS, longest // FRAME_MS
         self._idle = deque(maxlen=before // FRAME_MS)  # frames before an utterance
         self._frames = []  # of the utterance that goes on
