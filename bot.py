@@ -352,10 +352,10 @@ def load(name):
     try:
         return check(getattr(importlib.import_module(module), function))
     except Exception as error:  # whatever the module does when it is imported
-        own = os.path.dirname(os.__file__)  # of the standard library
+        not_theirs = ("<frozen", os.path.dirname(os.__file__), __file__, wav.__code__.co_filename)
         places = [f" ({place.filename}, line {place.lineno})"
-                  for place in traceback.extract_tb(error.__traceback__)[1:]
-                  if not place.filename.startswith(("<frozen", own))]
+                  for place in traceback.extract_tb(error.__traceback__)
+                  if not place.filename.startswith(not_theirs)]
         raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}"
                           + "".join(places[-1:])) from error
 
@@ -366,5 +366,8 @@ def check(function):
         raise TypeError(f"{function!r} is no function")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"{function.__name__} is no plain function: it has async or yield")
-    inspect.signature(function).bind("call")
+    try:
+        inspect.signature(function).bind("call")
+    except TypeError:
+        raise TypeError("it must take one argument, the call") from None
     return function

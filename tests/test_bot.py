@@ -748,6 +748,17 @@ class Loading(unittest.TestCase):
             with self.assertRaisesRegex(ConfigError, r"KeyError: 'NOT_SET' \(.*bot.py, line "):
                 bot.load("a_broken_bot:answer")
 
+    def test_a_mistake_is_told_with_the_line_of_the_bot_and_not_with_ours(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
+            with open(os.path.join(folder, "a_bot_without_prompt.py"), "w") as file:
+                file.write("from bot import wav\nHELLO = wav('missing.wav')\n")
+            with open(os.path.join(folder, "a_bot_without_call.py"), "w") as file:
+                file.write("def answer():\n    pass\n")
+            with self.assertRaisesRegex(ConfigError, r"without_prompt\.py, line 2\)$"):
+                bot.load("a_bot_without_prompt:answer")
+            with self.assertRaisesRegex(ConfigError, "it must take one argument, the call$"):
+                bot.load("a_bot_without_call:answer")
+
     def test_a_function_that_cannot_serve_a_call_is_refused(self):
         async def asynchronous(call):
             pass
