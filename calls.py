@@ -141,7 +141,8 @@ class Calls(CallTable):
                  f"{host_port(*flow.remote)}, {flow.codec}" if flow.remote else "not known yet",
                  "".join(f", {name} {value!a}" for name, value in (
                      ("name", call.identity.name), ("diverted by", call.identity.diverted_by),
-                     ("private", call.identity.private)) if value))
+                     ("private", call.identity.private), ("Call-ID", call.call_id[:100]))
+                     if value))
         send_2xx(server, call, call.invite, body, offered=not flow.formats)
         if self._config.rtp_timeout:
             self.watch(call, None, 0)
@@ -325,10 +326,10 @@ class Calls(CallTable):
         seconds = self._server.clock() - call.began if call.began is not None else 0.0
         call.statistics = statistics(media, seconds)
         log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
-                 "jitter %.1f ms%s", call.caller, call.called, seconds, call.why,
+                 "jitter %.1f ms%s; Call-ID %a", call.caller, call.called, seconds, call.why,
                  media.packets_in, media.packets_out, media.received.lost,
                  media.received.jitter / 8, "" if media.round_trip is None
-                 else f", round trip {media.round_trip * 1000:.0f} ms")
+                 else f", round trip {media.round_trip * 1000:.0f} ms", call.call_id[:100])
         if call.bot:
             call.bot.on_end(call.why)
 

@@ -297,9 +297,10 @@ class SIPServer:
         response = self.respond(request, error.status, error.reason, error.headers)
         # every call begins with a 401 where passwords are asked for; sip_auth logs what matters
         log.log(logging.DEBUG if error.status in (401, 403) else logging.INFO,
-                "%.20r from %s refused: %d %s%.200s", request.method(),
+                "%.20r from %s refused: %d %s%.200s; From %a, Call-ID %a", request.method(),
                 host_port(*request.source), error.status, response.reason,
-                "".join(f"; {name}: {value!a}" for name, value in error.headers))
+                "".join(f"; {name}: {value!a}" for name, value in error.headers),
+                *(request.header(name, "")[:100] for name in ("From", "Call-ID")))
 
     def request(self, call, method, branch, data, next_hop, on_final):
         """Send a request of ours to a URI; a name in it is looked up in a thread of its own.

@@ -170,11 +170,11 @@ class Running(unittest.TestCase):
         server = Process(self)
         caller = Caller(self, server.port)
         ok = caller.call()
-        server.wait_for(r"call from '4711' to 'echo' began")
+        server.wait_for(rf"call from '4711' to 'echo' began: .*, Call-ID '{caller.here}'$")
         caller.send("BYE", 2, ok.header("To"))
         caller.receive(200)
         server.wait_for(r"call from '4711' to 'echo' ended after [\d.]+ s: the caller hung up; "
-                        r"RTP packets 0 in, 0 out")
+                        rf"RTP packets 0 in, 0 out, .*; Call-ID '{caller.here}'$")
 
     def test_debug_shows_the_messages_escaped(self):
         server = Process(self, LOG_LEVEL="debug")

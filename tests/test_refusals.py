@@ -35,7 +35,9 @@ class Refused(unittest.TestCase):
         with self.assertLogs("server", "INFO") as logged:
             self.trunk.say("INVITE", headers=["Require: \x1b[31m\u00e9"])
         self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 refused: "
-                         "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'")
+                         "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'; "
+                         "From '\"Alice\" <sip:4711@192.0.2.10>;tag=alice', "
+                         "Call-ID 'call-1@192.0.2.10'")
 
     def test_whoever_requires_100rel_gets_a_200_at_once_and_481_to_a_prack(self):
         answers = self.trunk.say("INVITE", body=OFFER, headers=["Require: 100rel"])
