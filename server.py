@@ -76,7 +76,8 @@ class SIPServer:
         self.calls = Calls(self, bot)
         self.authenticator = None
         if config.sip_password_file:
-            self.authenticator = Authenticator(config.sip_password_file, clock, config.sip_digest)
+            self.authenticator = Authenticator(config.sip_password_file, clock, self.after,
+                                               config.sip_digest)
 
     # The loop
 

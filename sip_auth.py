@@ -11,7 +11,7 @@ import re
 import secrets
 from collections import OrderedDict
 
-from net import network
+from net import host_port, network
 from sip_message import SIPError
 from sip_utils import new_tag, parse_params, split_list
 
@@ -23,6 +23,7 @@ ALGORITHMS = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}
 NONCE_SECONDS = 60
 MAX_FAILURES, FAILURE_SECONDS = 10, 60  # so many in so long, then the source is not heard
 MAX_SOURCES = 10000  # whose failures are counted; an entry has about 300 bytes
+ASKED_SECONDS, MAX_ASKED = 10, 20  # so long is a password waited for, and told for so many at once
 COUNT = re.compile("[0-9A-Fa-f]{8}")
 SECRET_LINE = re.compile(rb"(?im)^([ \t\r]*(?:proxy-)?authorization\b)[^\n]*(?:\n[ \t][^\n]*)*")
 
@@ -30,12 +31,13 @@ SECRET_LINE = re.compile(rb"(?im)^([ \t\r]*(?:proxy-)?authorization\b)[^\n]*(?:\
 class Authenticator:
     """Tells the requests of users from all others.
 
-    users: {name: password}. clock: seconds, monotonic. algorithms: of ALGORITHMS, the best first
-    (RFC 8760 2.3).
+    users: {name: password}. clock: seconds, monotonic. after(seconds, function): calls it then.
+    algorithms: of ALGORITHMS, the best first (RFC 8760 2.3).
     """
 
-    def __init__(self, users, clock, algorithms=tuple(ALGORITHMS), realm=REALM):
+    def __init__(self, users, clock, after, algorithms=tuple(ALGORITHMS), realm=REALM):
         self._clock, self._realm, self._secret = clock, realm, secrets.token_bytes(32)
+        self._after = after
         self._algorithms = {name: ALGORITHMS[name] for name in algorithms}
         # "" stands for whom we don't know, so that this takes no less time than a wrong password
         self._ha1 = {(user, name): digest(algorithm, user, realm, password)
@@ -44,6 +46,7 @@ class Authenticator:
         self._epoch = secrets.randbelow(10 ** 9)  # else a nonce told how long the machine is up
         self._counts = OrderedDict()  # nonce that was good -> [when to forget it, its last nc]
         self._failures = OrderedDict()  # source -> [when to forget it, failures]
+        self._asked = set()  # (source, Call-ID) of those who are to come again with a password
 
     def check(self, request):
         """Raise SIPError unless a user sent the request: 401, or 403 after too many failures."""
@@ -58,13 +61,30 @@ class Authenticator:
         nonce = credentials.get("nonce", "")
         made, _, mac = nonce.rpartition("-")
         if not same(mac, self._mac(made, source)):  # perhaps not even sent by this source
+            self._expect(request)
             raise self._challenge(now, source)
+        self._asked.discard(caller(request))
         if not self._is_right(credentials, request.method()):
             self._on_failure(now, source, credentials)
             raise self._challenge(now, source)
         fresh = now - float(made.partition("-")[0]) < NONCE_SECONDS
         if not fresh or not self._is_next(now, nonce, int(credentials["nc"], 16)):
             raise self._challenge(now, source, stale=True)
+
+    def _expect(self, request):
+        """Log it if the caller does not come again: who can't answer a 401 gives up in silence."""
+        asked, peer = caller(request), host_port(*request.source)
+        if asked in self._asked or len(self._asked) >= MAX_ASKED:
+            return
+
+        def tell():
+            if asked in self._asked:
+                self._asked.remove(asked)
+                log.info("INVITE from %s: asked for a password, none for the realm %r came; "
+                         "Call-ID %a", peer, self._realm, asked[1])
+
+        self._asked.add(asked)
+        self._after(ASKED_SECONDS, tell)
 
     def _mac(self, made, source):
         text = f"{made} {source}".encode("utf-8", "surrogateescape")
@@ -105,6 +125,10 @@ class Authenticator:
                         MAX_FAILURES, source, entry[0] - now)
         if len(self._failures) > MAX_SOURCES:
             self._failures.popitem(last=False)
+
+
+def caller(request):
+    return request.source[0], request.header("Call-ID", "")[:100]
 
 
 def find_credentials(request, realm):

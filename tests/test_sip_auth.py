@@ -337,10 +337,11 @@ class Guessed(AuthCase):
         self.assertEqual(self.attempt().status, 200)
 
     def test_an_ipv6_source_is_its_network(self):
-        users = Authenticator({"alice": "x"}, Clock())
+        users = Authenticator({"alice": "x"}, Clock(), lambda seconds, function: None)
 
         def status(ip, line=""):
             request = SimpleNamespace(source=(ip, 5060), method=lambda: "INVITE",
+                                      header=lambda name, default: default,
                                       headers_all=lambda name: [line.partition(": ")[2]])
             try:
                 users.check(request)
@@ -415,6 +416,30 @@ class Logged(AuthCase):
         self.assertEqual([r.levelname for r in logged.records], ["INFO"] * 10 + ["WARNING"])
         self.assertEqual(logged.records[-1].getMessage(), "10 wrong credentials from 192.0.2.10: "
                          "its calls get 403 for the next 60 s")
+
+    def test_who_is_asked_and_does_not_come_again_is_told_once(self):
+        self.invite()
+        self.invite('Authorization: Digest username="alice", realm="other", nonce="1"')
+        with self.assertLogs("sip_auth", "INFO") as logged:
+            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
+        self.assertEqual([record.getMessage() for record in logged.records], [
+            "INVITE from 192.0.2.10:5060: asked for a password, none for the realm "
+            "'sip-rtp-server' came; Call-ID 'call-1@192.0.2.10'"])
+
+    def test_who_comes_again_is_not_told(self):
+        with self.assertLogs("sip_auth", "INFO") as logged:
+            self.assertEqual(self.attempt(password="wrong").status, 401)
+            self.assertEqual(self.attempt().status, 200)
+            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
+        self.assertIn("wrong credentials", logged.output[0])
+        self.assertEqual(len(logged.output), 1)
+
+    def test_of_many_who_do_not_come_again_some_are_told(self):
+        with self.assertLogs("sip_auth", "INFO") as logged:
+            for number in range(2 * sip_auth.MAX_ASKED):
+                self.trunk.say("INVITE", body=OFFER, call_id=f"call-{number}")
+            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
+        self.assertEqual(len(logged.output), sip_auth.MAX_ASKED)
 
     def test_no_password_and_no_credentials_reach_the_log_even_at_debug(self):
         with self.assertLogs(level="DEBUG") as logged:
