@@ -267,6 +267,7 @@ class Call:
             raise CallEnded(self._why)  # before it was accepted
         if status < 200 and not self.ended:
             status, reason = 408, "no news of the transfer"
+            log.info("call from %r: transfer to %r: no news for %g s", self.caller, uri, timeout)
         if status >= 300:
             raise TransferError(status, reason)
         self._finish("transferred")

@@ -593,6 +593,12 @@ class Ending(BotCase):
         with self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1")
 
+    def test_a_transfer_nobody_tells_of_leaves_a_line(self):
+        with self.assertLogs("bot", "INFO") as logged, self.assertRaises(bot.TransferError):
+            self.call.transfer("sip:desk@10.1.1.1", timeout=0)
+        self.assertEqual(logged.records[0].getMessage(),
+                         "call from '4711': transfer to 'sip:desk@10.1.1.1': no news for 0 s")
+
     def test_news_of_a_transfer_given_up_do_not_count_for_the_next(self):
         with self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1", timeout=0)
