@@ -88,7 +88,8 @@ class Calls(CallTable):
             if call.began is not None and now - call.began >= ROUND_TRIP:
                 log.warning("too many calls: the oldest of a stranger without ACK is ended")
                 return call.on("no ack", why="no ACK, and others wait", cause=102)
-        log.info("no more calls: %d are up, %d of strangers wait for their ACK", len(self),
+        log.info("no more calls: %d are up of the %d that MAX_CALLS and the RTP ports allow, %d of "
+                 "strangers wait for their ACK", len(self._ports), self._limit,
                  len(self._strangers))
         return False
 

@@ -355,7 +355,9 @@ class Limits(unittest.TestCase):
     def test_past_max_calls_an_invite_and_an_options_get_486(self):
         trunk = Trunk(MAX_CALLS="1")
         call = trunk.call(call_id="one")
-        self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 486])
+        with self.assertLogs("calls", "INFO") as logged:
+            self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 486])
+        self.assertIn("1 are up of the 1 that MAX_CALLS and the RTP ports allow", logged.output[0])
         self.assertEqual(statuses(trunk.say("OPTIONS", call_id="three")), [486])
         trunk.say("BYE", 2, to_tag=call.local_tag, call_id="one")
         self.assertEqual(statuses(trunk.say("INVITE", 2, body=OFFER, call_id="two")), [100, 200])
