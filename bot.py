@@ -366,7 +366,7 @@ def check(function):
     if not callable(function):
         raise TypeError(f"{function!r} is no function")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"{function.__name__} is no plain function: it has async or yield")
+        raise TypeError("it is no plain function: it has async or yield")
     try:
         inspect.signature(function).bind("call")
     except TypeError:

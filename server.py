@@ -411,6 +411,13 @@ def choose_bot(settings):
     return bot.echo if settings.record_dir else None  # the plain echo decodes nothing
 
 
+def name_of(function):
+    try:
+        return f"{function.__module__}:{function.__name__}"
+    except AttributeError:  # a partial, or an object that can be called
+        return repr(function)
+
+
 def obey_signals(server):
     """Let SIGTERM drain the server, SIGINT stop it and a second signal end it.
 
@@ -470,7 +477,7 @@ def main(function=None, argv=()):
     here = server.address_towards("2001:db8::1" if ":" in settings.bind_ip else "192.0.2.1")
     log.info("listening on UDP and TCP %s; call sip:echo@%s%s",
              host_port(settings.bind_ip, server.port), host_port(here, server.port),
-             f"; served by {function.__module__}:{function.__name__}" if function else "")
+             f"; served by {name_of(function)}" if function else "")
     warn_of_strangers(settings, here)
     server.serve_forever()
     if len(signals) > 1:

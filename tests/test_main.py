@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 
@@ -166,6 +167,12 @@ class Marked(unittest.TestCase):
 
 
 class Running(unittest.TestCase):
+    def test_a_bot_may_be_any_callable(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, "partial_bot.py"), "w") as file:
+                file.write("import functools\nanswer = functools.partial(lambda call, x: 0, x=1)\n")
+            Process(self, BOT="partial_bot:answer", PYTHONPATH=folder)  # waits until it listens
+
     def test_a_call_is_logged_when_it_begins_and_when_it_ends(self):
         server = Process(self)
         caller = Caller(self, server.port)
