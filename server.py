@@ -391,7 +391,8 @@ def warn_of_strangers(settings, here):
     if not settings.allowed_peers:
         log.warning("%s is a public address; only private networks are answered: name the others "
                     "in ALLOWED_PEERS", here)
-    elif any(not network.prefixlen for network in settings.allowed_peers):
+    elif (any(not network.prefixlen for network in settings.allowed_peers)
+          and not settings.sip_password_file):
         log.warning("%s is a public address, and ALLOWED_PEERS lets everybody call", here)
 
 

@@ -1,6 +1,7 @@
 """The gate: who is answered, how often, how much a stranger gets, and what the log says of it."""
 
 import logging
+import tempfile
 import threading
 import unittest
 from unittest import mock
@@ -87,6 +88,17 @@ class Peers(unittest.TestCase):
                 logging.getLogger("server").warning("none")
             self.assertIn(says or "none", log.output[0])
             self.assertEqual(len(log.output), 1 + bool(says))
+
+    def test_everybody_may_not_call_where_passwords_are_asked_for(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("alice:wonderland")
+            file.flush()
+            settings = Config.from_env({"ALLOWED_PEERS": "0.0.0.0/0",
+                                        "SIP_PASSWORD_FILE": file.name})
+        with self.assertLogs("server", "WARNING") as log:
+            warn_of_strangers(settings, "8.8.8.8")
+            logging.getLogger("server").warning("none")
+        self.assertEqual(len(log.output), 1)
 
 
 class Rate(unittest.TestCase):
