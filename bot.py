@@ -351,7 +351,10 @@ def load(name):
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return check(getattr(importlib.import_module(module), function))
+        found = importlib.import_module(module)
+        if not hasattr(found, function):  # a bot.py of theirs was meant, maybe, and is not ours
+            raise AttributeError(f"{getattr(found, '__file__', None) or module} has no {function}")
+        return check(getattr(found, function))
     except Exception as error:  # whatever the module does when it is imported
         not_theirs = ("<frozen", os.path.dirname(os.__file__), __file__, wav.__code__.co_filename)
         places = [f" ({place.filename}, line {place.lineno})"

@@ -8,6 +8,7 @@ import array
 import io
 import math
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -746,6 +747,10 @@ class Loading(unittest.TestCase):
         for name in ("nowhere:answer", "bot:nothing", "bot:SLICE"):
             with self.assertRaisesRegex(ConfigError, f"^BOT='{name}'"):
                 bot.load(name)
+
+    def test_the_file_that_lacks_the_function_is_named(self):
+        with self.assertRaisesRegex(ConfigError, f"{re.escape(bot.__file__)} has no answer$"):
+            bot.load("bot:answer")
 
     def test_what_raises_when_it_is_imported_is_told_with_its_place(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
