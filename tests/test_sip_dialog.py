@@ -60,6 +60,17 @@ class States(Dialog):
             self.requests.pop()[-1](answer)
             self.assertEqual((call.state, call.why), ("ended", "test"))
 
+    def test_a_bye_that_nobody_answers_is_told_where_somebody_had_acked(self):
+        with self.assertLogs("sip_dialog", "INFO") as logged:
+            for acked in (False, True):
+                call = self.confirmed()
+                call.acked = acked
+                call.on("hang up", why="test")
+                self.requests.pop()[-1](None)
+        self.assertEqual([record.getMessage() for record in logged.records], [
+            "call from '4711': no answer to our BYE, to 'sip:4711@10.0.0.5:5062;x=y'; "
+            "Call-ID 'c@h'"])
+
     def test_byes_that_cross_end_the_call_once(self):
         call = self.confirmed()
         call.on("hang up", why="ours")
