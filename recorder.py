@@ -38,7 +38,7 @@ def wav(source, rate=8000):
         kind, channels, own, width, data = read_chunks(data)
         whole = len(data) - len(data) % (width * channels)
         pcm = as_pcm(kind, width, data[:whole])
-    except (struct.error, LookupError, ZeroDivisionError) as error:
+    except (struct.error, LookupError) as error:
         raise ValueError(f"{name}: not a WAV file of a kind that can be read ({error})") from None
     if channels > 1:
         mono = [sum(frame) // channels for frame in struct.iter_unpack(f"<{channels}h", pcm)]
@@ -59,6 +59,8 @@ def read_chunks(data):
                 form = struct.unpack_from("<H", data, at + 32) + form[1:]
         elif name == b"data" and form:
             kind, channels, rate, _, _, bits = form
+            if not bits or not channels:
+                raise LookupError(f"format {kind} of {bits} bits, {channels} channels")
             return kind, channels, rate, (bits + 7) // 8, data[at + 8:at + 8 + size]
         at += 8 + size + size % 2
 

@@ -736,7 +736,7 @@ class Files(unittest.TestCase):
                          struct.pack("<3h", 16384, -32767, 0))
         self.assertEqual(bot.wav(wav(0xFFFE, 24, b"\1\2\3", struct.pack("<HHIH", 22, 24, 4, 1))),
                          b"\2\3")
-        for kind, bits in ((2, 4), (1, 40), (3, 64)):
+        for kind, bits in ((2, 4), (1, 40), (3, 64), (49, 0)):  # the last: GSM, MP3
             with self.assertRaisesRegex(ValueError, f"format {kind}"):
                 bot.wav(wav(kind, bits, bytes(40)))
 
