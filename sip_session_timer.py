@@ -90,7 +90,9 @@ class SessionTimer:
         if turn != self._turn or self._call.over:
             return
         if end <= 0:
-            self._hang_up(self._call, f"no session refresh for {expiry.seconds} s", 102)
+            missed = ("our session refresh was not confirmed" if expiry.ours
+                      else "no session refresh from the caller")
+            self._hang_up(self._call, f"{missed}, due every {expiry.seconds} s", 102)
             return
         if expiry.ours and refresh == 0:
             self._refresh(turn, expiry.seconds, MIN_SE)
@@ -112,7 +114,8 @@ class SessionTimer:
         if status < 300:
             self._on_refreshed(response)
         elif status in (408, 481):
-            self._hang_up(self._call, f"session refresh answered with {status}", 102)
+            came = f"answered with {status}" if response else "not answered"
+            self._hang_up(self._call, f"our session refresh was {came}", 102)
         elif status == 422 and DIGITS.fullmatch(asked) and seconds < int(asked) <= LONGEST:
             self._refresh(turn, int(asked), int(asked))
         elif status in (491, 500, 503):

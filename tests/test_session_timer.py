@@ -31,10 +31,14 @@ class Timed(unittest.TestCase):
         return self.trunk.send("\r\n".join(
             [f"SIP/2.0 {status} x", *copied, *lines, "", ""]).encode())
 
-    def assert_ended_at(self, seconds):
+    def assert_ended_at(self, seconds, why=""):
         self.assertEqual(self.trunk.advance(seconds - 1), [])
         sent = self.trunk.advance(2)
         self.assertEqual([m.method() for _, m in sent][:1], ["BYE"])
+        self.assert_why(why)
+
+    def assert_why(self, why):
+        self.assertIn(why, next(iter(self.trunk.server.calls)).why)
 
 
 class Negotiated(Timed):
@@ -93,7 +97,7 @@ class Negotiated(Timed):
 class Expired(Timed):
     def test_a_caller_that_never_refreshes_is_cleared_before_the_end(self):
         self.invite()
-        self.assert_ended_at(1800 - 32)
+        self.assert_ended_at(1800 - 32, "no session refresh from the caller, due every 1800 s")
 
     def test_a_short_session_is_cleared_at_two_thirds(self):
         self.invite(["Supported: timer", "Session-Expires: 90"])
@@ -170,10 +174,12 @@ class Ours(Timed):
     def test_481_or_no_answer_ends_the_call(self):
         self.respond(self.refresh(), 481)
         self.assertEqual(self.trunk.last().method(), "BYE")
+        self.assert_why("our session refresh was answered with 481")
         self.setUp()
         self.refresh()
         self.trunk.advance(33)
         self.assertEqual(self.trunk.last().method(), "BYE")
+        self.assert_why("our session refresh was not answered")
 
     def test_a_422_that_asks_for_nothing_longer_is_not_answered_at_once(self):
         for asked in ("90", "600", "9999999999"):
@@ -193,7 +199,7 @@ class Ours(Timed):
 
     def test_another_refusal_ends_it_when_the_session_expires(self):
         self.respond(self.refresh(), 403)
-        self.assert_ended_at(600 - 32 - 300)
+        self.assert_ended_at(600 - 32 - 300, "our session refresh was not confirmed")
 
 
 if __name__ == "__main__":
