@@ -135,9 +135,9 @@ def report(ssrc, cname, sender=None, block=None):
     return _packet(SR if sender else RR, 1 if block else 0, body) + _packet(SDES, 1, item)
 
 
-def goodbye(ssrc, cname):
-    """Return the compound packet that ends a stream."""
-    return report(ssrc, cname) + _packet(BYE, 1, struct.pack("!I", ssrc))
+def goodbye(ssrc, cname, sender=None, block=None):
+    """Return the compound packet that ends a stream: the last report, and BYE."""
+    return report(ssrc, cname, sender, block) + _packet(BYE, 1, struct.pack("!I", ssrc))
 
 
 def parse(data):

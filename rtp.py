@@ -28,7 +28,8 @@ HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 HEAD = struct.Struct("!QI")  # the same: all before the SSRC as one number, SSRC
 unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
 STEPS = {}  # octets of a packet: Echo.step
-STRANGERS = 50  # packets until a warning: RTP may come before the ACK that tells whose it is
+MANY_IGNORED = 50  # packets: RTP may come before the ACK that tells whose it is
+COMFORT_NOISE = 13  # payload type (RFC 3389), sent by gateways unasked
 HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
 FLOOD = 250  # packets of a bot's call in 20 ms: more are left for the next
 SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
@@ -131,7 +132,7 @@ class Flow:
         # of the stream we hear: the last (ip, port) found good, its SSRC; RTP thread only
         self.source = self.ssrc = None
         self.target = self.remote
-        self.strangers = 0  # packets that were not taken
+        self.ignored = 0  # packets that were not taken
         self.failed = False  # some could not be sent
 
     def accept(self, source, ssrc, live, peer_ip):
@@ -240,7 +241,7 @@ class RTPSession:
         self.stop_event.set()
         if self._rtcp is not None:
             if self._introduced or (self.packets_out and not self.mute):  # RFC 3550 6.3.7
-                self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname))
+                self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname, *self._news(time.time())))
             self._rtcp.close()
             self._rtcp = None
         if not self._served:
@@ -256,6 +257,11 @@ class RTPSession:
         if self._rtcp is None or self.mute:
             return
         self._read_reports(now)
+        self._introduced = True
+        self._send_rtcp(rtcp.report(self.ssrc, self._cname, *self._news(now)))
+
+    def _news(self, now):
+        """Return what was sent and received since the last report, as rtcp.report takes them."""
         received = self.received
         packets = received.packets, self._packets_out
         sender = block = None
@@ -269,8 +275,8 @@ class RTPSession:
             last_sr = last_sr if ssrc == received.ssrc else 0
             delay = int((self._clock() - came) * 65536) & 0xFFFFFFFF if last_sr else 0
             block = received.block(last_sr, delay)
-        self._reported, self._introduced = packets, True
-        self._send_rtcp(rtcp.report(self.ssrc, self._cname, sender, block))
+        self._reported = packets
+        return sender, block
 
     def _send_rtcp(self, data):
         try:
@@ -367,8 +373,13 @@ class RTPSession:
         self._came = arrival
         new = self._received.count(ssrc, sequence, timestamp, size - 12,
                                    arrival if kind == flow.audio else None)
-        if not new or kind not in flow.formats or not flow.receiving:
-            return 0  # a repeat, comfort noise, or not negotiated
+        if not new or not flow.receiving:
+            return 0
+        if kind not in flow.formats:
+            if kind != COMFORT_NOISE and self._ignores_many(flow):
+                log.warning("RTP to port %d is ignored: payload type %d was not agreed on",
+                            self.port, kind)
+            return 0
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
             self._take_event(ssrc, timestamp, buffer[12:size])
@@ -379,14 +390,20 @@ class RTPSession:
         if key and self.on_key:
             self.on_key(key)
 
+    def _ignores_many(self, flow):
+        """Count a packet that is not taken; say, once in a call, when they are many."""
+        flow.ignored += 1
+        if flow.ignored != MANY_IGNORED or not flow.remote or self._warned:
+            return False
+        self._warned = True
+        return True
+
     def _warn_of(self, source, ssrc, flow):
-        flow.strangers += 1
-        if flow.strangers == STRANGERS and flow.remote and not self._warned:
+        if self._ignores_many(flow):
+            good = dict.fromkeys(ip for ip in (flow.remote[0], self.peer_ip) if ip)
             heard = f", and {host_port(*flow.source[:2])} is heard" if flow.source else ""
             log.warning("RTP to port %d from %s (SSRC %d) is ignored: the call's addresses are "
-                        "%s and %s%s", self.port, host_port(*source[:2]), ssrc, flow.remote[0],
-                        self.peer_ip or None, heard)
-            self._warned = True
+                        "%s%s", self.port, host_port(*source[:2]), ssrc, " and ".join(good), heard)
 
     def send(self, payload, units=FRAME, marker=False, event=False):
         """Send a packet in the negotiated codec, or a telephone-event; dropped while on hold.

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import logging
 import random
 import socket
 import struct
@@ -215,17 +216,35 @@ class Echo(OnSockets):
         stranger = self.open("127.0.0.66")
         stranger.setblocking(False)
         with self.assertLogs("rtp", "WARNING") as logged:
-            for sequence in range(3 * rtp.STRANGERS):
+            for sequence in range(3 * rtp.MANY_IGNORED):
                 self.send(sequence, payload=b"evil", sock=stranger)
-                if sequence == rtp.STRANGERS - 2:  # so few may just be early: no word yet
+                if sequence == rtp.MANY_IGNORED - 2:  # so few may just be early: no word yet
                     self.assert_next_heard(b"first")
                     self.assertEqual(logged.output, [])
             self.assert_next_heard(b"voice", ssrc=8)
         self.assertEqual(len(logged.output), 1)
         self.assertIn("127.0.0.66", logged.output[0])
+        self.assertIn("addresses are 127.0.0.1 and 127.0.0.9, and ", logged.output[0])
         with self.assertRaises(BlockingIOError):
             stranger.recv(2048)
         self.assertEqual(self.counted(), (2, 2))
+
+    def test_a_payload_type_that_was_not_agreed_on_is_told_once(self):
+        with self.assertLogs("rtp", "WARNING") as logged:
+            for sequence in range(3 * rtp.MANY_IGNORED):
+                self.send(sequence, payload=b"G.729", payload_type=18)
+            self.assert_next_heard(b"voice")
+        self.assertEqual(logged.output, [
+            f"WARNING:rtp:RTP to port {self.session.port} is ignored: payload type 18 was not "
+            "agreed on"])
+
+    def test_comfort_noise_is_passed_over_in_silence(self):
+        with self.assertLogs("rtp", "DEBUG") as logged:
+            logging.getLogger("rtp").debug("begin")
+            for sequence in range(3 * rtp.MANY_IGNORED):
+                self.send(sequence, payload=b"\x40", payload_type=13)
+            self.assert_next_heard(b"voice")
+        self.assertEqual(logged.output, ["DEBUG:rtp:begin"])
 
     def test_a_caller_behind_nat_is_followed_to_where_it_signals_from(self):
         nat = self.open("127.0.0.9")  # peer_ip
@@ -409,9 +428,14 @@ class Reports(OnSockets):
             self.rtcp.recv(2048)
 
     def test_the_end_says_goodbye_and_frees_both_ports(self):
-        self.report()
+        self.talk(1, 2, 3)
         self.session.stop()
-        self.assertEqual(self.rtcp.recv(2048)[-8:-4], b"\x81\xcb\0\1")
+        last = self.rtcp.recv(2048)
+        self.assertEqual(last[-8:-4], b"\x81\xcb\0\1")
+        # RFC 3550 6.4: a sender report, as something was sent; of a short call it is the only one
+        self.assertEqual((last[:2], struct.unpack_from("!II", last, 20)[0]), (b"\x81\xc8", 3))
+        _, [block] = rtcp.parse(last)
+        self.assertEqual((block.ssrc, block.lost), (7, 0))
         wait_for_end(self.thread)
         for port in (self.session.port, self.session.port + 1):
             with open_rtp_socket(A, port):

@@ -256,7 +256,7 @@ class Echoed(Attacked):
         self.talk(BEGIN)
         self.clock.now += 0.099
         other.sendto(packet(500, payload=b"too early", ssrc=666), self.at)
-        wait_until(lambda: self.session.flow.strangers)
+        wait_until(lambda: self.session.flow.ignored)
         self.clock.now += 0.002
         other.sendto(packet(501, payload=EVIL, ssrc=666), self.at)
         self.assertEqual(self.heard().payload, EVIL)
