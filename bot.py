@@ -188,13 +188,12 @@ class Call:
             raise ValueError('barge_in must be False, True, "voice" or "keys"')
         rate, chunks = self.rate if rate is None else rate, pcm
         if isinstance(pcm, (bytes, bytearray, memoryview)):
-            if bytes(pcm[:4]) == b"RIFF":
-                raise ValueError("this is a WAV file, not PCM: wav() reads it")
             step = 2 * max(1, int(rate * SLICE))
             chunks = (pcm[at:at + step] for at in range(0, len(pcm), step))
         elif isinstance(pcm, str) or not isinstance(pcm, Iterable):
             raise TypeError(f"say() takes bytes of PCM or an iterable of them, not "
                             f"{type(pcm).__name__}")
+        chunks = without_header(chunks)
         if rate != self.rate:
             chunks = resampled(chunks, codec.Resampler(rate, self.rate))
         try:
@@ -336,6 +335,15 @@ def echo(call):
     """Serve a call with its own voice, as the echo without a bot does."""
     call.answer()
     call.say(call.frames())
+
+
+def without_header(chunks):
+    """Yield chunks; raise ValueError if they begin as a WAV file does."""
+    for number, chunk in enumerate(chunks):
+        if not number and isinstance(chunk, (bytes, bytearray, memoryview)) and (
+                bytes(chunk[:4]) == b"RIFF"):
+            raise ValueError("this is a WAV file, not PCM: wav() reads it")
+        yield chunk
 
 
 def resampled(chunks, resampler):

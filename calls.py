@@ -349,15 +349,14 @@ class Calls(CallTable):
         flow, timeout = call.media.flow, self._config.rtp_timeout
         held = not (flow.sending and flow.receiving)
         now = call.media.packets_in, held
-        if now != seen:
+        if now != seen or not call.acked:  # without an ACK it ends for that
             seen, silent = now, 0
         if silent >= timeout:
             if not held:
                 self.hang_up(call, f"no RTP for {silent:.0f} s", 41)
                 return
             silent = 0
-            if call.acked:
-                call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
+            call.send_request("OPTIONS", [], lambda answer: self._on_life_sign(call, answer))
         wait = min(WATCH, timeout / 4)
         self.later(wait, self.watch, call, seen, silent + wait)
 

@@ -119,7 +119,8 @@ class Authenticator:
     def _on_failure(self, now, source, credentials):
         entry = self._failures.setdefault(source, [now + FAILURE_SECONDS, 0])
         entry[1] += 1
-        log.info("wrong credentials from %s: user %.50r", source, get_user(credentials))
+        log.info("wrong credentials from %s: user %.50r%s", source, get_user(credentials),
+                 "" if credentials.get("qop") == "auth" else "; without qop=auth, which is needed")
         if entry[1] == MAX_FAILURES:
             log.warning("%d wrong credentials from %s: its calls get 403 for the next %.0f s",
                         MAX_FAILURES, source, entry[0] - now)

@@ -330,8 +330,11 @@ class Speaking(BotCase):
         for what in ("Hello", None, 5, ["Hello"], array.array("h", [1, 2])):
             with self.assertRaisesRegex(TypeError, "bytes"):
                 self.call.say(what)
-        with self.assertRaisesRegex(ValueError, r"wav\(\)"):
-            self.call.say(b"RIFF" + bytes(40))
+        for sound in (b"RIFF" + bytes(40), [bytearray(b"RIFF"), bytes(40)]):
+            for rate in (8000, 24000):  # as speech engines stream it
+                with self.assertRaisesRegex(ValueError, r"wav\(\)"):
+                    self.call.say(sound, rate)
+        self.assertEqual(self.call.say([SPEECH, b"RIFF" * 80]), 0.04)
         with self.assertRaises(ValueError):
             self.call.say(SPEECH, rate=0)
         self.assertEqual(self.call.say(memoryview(SPEECH)), 0.02)

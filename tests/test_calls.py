@@ -291,6 +291,22 @@ class Ended(unittest.TestCase):
         self.assertEqual(self.trunk.advance(280), [])
         self.assertEqual(self.trunk.advance(40)[0][1].method(), "BYE")
 
+    def test_a_call_without_ack_ends_for_that_however_short_the_silence_limit(self):
+        trunk = Trunk(RTP_TIMEOUT="3")
+        trunk.say("INVITE", body=OFFER)
+        with self.assertLogs("calls", "INFO") as logged:
+            self.assertEqual(trunk.advance(33)[-1][1].method(), "BYE")
+        self.assertIn("ended after 32.0 s: no ACK", logged.output[0])
+
+    def test_who_acks_late_has_the_whole_time_to_send(self):
+        trunk = Trunk(RTP_TIMEOUT="10")
+        trunk.say("INVITE", body=OFFER)
+        trunk.advance(20)
+        call, = trunk.server.calls
+        trunk.say("ACK", to_tag=call.local_tag)
+        self.assertEqual(trunk.advance(9), [])
+        self.assertEqual(trunk.advance(6)[0][1].method(), "BYE")
+
     def test_the_silence_limit_can_be_set_and_switched_off(self):
         trunk = Trunk(RTP_TIMEOUT="20")
         trunk.call()

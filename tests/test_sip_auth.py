@@ -234,7 +234,10 @@ class Refused(AuthCase):
         old = h(":".join([h("alice:sip-rtp-server:wonder:land"), challenge["nonce"],
                           h("INVITE:sip:1000@192.0.2.1")]))
         line = authorize(challenge, qop=None, nc=None, cnonce=None, response=f'"{old}"')
-        self.assertEqual(self.invite(line).status, 401)
+        logging.disable(logging.NOTSET)
+        with self.assertLogs("sip_auth", "INFO") as logged:
+            self.assertEqual(self.invite(line).status, 401)
+        self.assertIn("user 'alice'; without qop=auth", logged.output[0])
 
     def test_an_expired_nonce_is_stale_if_the_response_is_right(self):
         line = authorize(self.challenge())
