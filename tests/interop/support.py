@@ -22,6 +22,7 @@ PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
             "kamailio": "kamailio"}  # of Debian
 # where not only root finds a daemon
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+PATIENCE = 30  # seconds for what takes none: a busy machine may stand still for some
 LISTENING = re.compile(r"listening on UDP and TCP [\d.]+:(\d+)")
 BEGAN = re.compile(r"call from '(.*)' to '.*' began")
 ENDED = re.compile(r"call from '(.*)' to '.*' ended after [\d.]+ s: (.*); "
@@ -53,7 +54,7 @@ class InteropCase(unittest.TestCase):
         return value
 
 
-def wait_until(condition, seconds):
+def wait_until(condition, seconds=PATIENCE):
     """Poll condition() until it holds; return whether it did within so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -122,7 +123,7 @@ class Server:
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen([sys.executable, "server.py"], cwd=ROOT, env=env,
                                             stdin=subprocess.DEVNULL, stderr=log)
-        if not wait_until(lambda: LISTENING.search(self.log()), 10):
+        if not wait_until(lambda: LISTENING.search(self.log())):
             end(self.process)
             raise AssertionError(f"the server did not start: {self.log()}")
         self.port = int(LISTENING.search(self.log()).group(1))
@@ -158,9 +159,9 @@ class Server:
         proc = f"/proc/{self.process.pid}"
         return Usage(len(os.listdir(f"{proc}/task")), len(os.listdir(f"{proc}/fd")))
 
-    def idle_within(self, seconds):
-        """Say whether the server is soon back at the threads and files it started with."""
-        return wait_until(lambda: self.usage() == self.idle, seconds)
+    def is_idle_again(self):
+        """Say whether the server comes back to the threads and files it started with."""
+        return wait_until(lambda: self.usage() == self.idle)
 
 
 class SIPp:

@@ -53,7 +53,7 @@ class Baresip(InteropCase):
             process = dial(path, f"sip:echo@{SERVER_IP}:{server.port}", "PCMA/8000/1",
                            f";auth_user=alice;auth_pass={password}")
             try:
-                self.assertTrue(wait_until(lambda: line in server.log(), 30), server.log())
+                self.assertTrue(wait_until(lambda: line in server.log()), server.log())
             finally:
                 end(process)
             self.assertEqual(server.complaints(), [])
@@ -83,7 +83,7 @@ class Linphone(InteropCase):
                     process.stdin.write(LINPHONE_COMMANDS.format(
                         ip=SERVER_IP, path=path, port=server.port, transport="udp").encode())
                     process.stdin.flush()
-                    self.assertTrue(wait_until(server.began, 30), server.log())
+                    self.assertTrue(wait_until(server.began), server.log())
                 finally:
                     end(process)
                 self.assertEqual((server.began(), server.complaints()), (["listener"], []))

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import unittest
 
-from tests.interop.support import ROOT, InteropCase, wait_until
+from tests.interop.support import PATIENCE, ROOT, InteropCase
 from tests.test_main import Caller
 
 PYTHON = "/usr/bin/python3"  # one that every user may read
@@ -54,7 +54,7 @@ class Container(InteropCase):
 
     def run_there(self, *command, **environ):
         process = self.start(*command, **environ)
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, said
 
     def test_a_call_by_a_user_without_rights_on_a_read_only_root(self):
@@ -81,8 +81,8 @@ class Container(InteropCase):
         caller.send("BYE", 2, to)
         caller.receive(200)
         server.send_signal(signal.SIGTERM)
-        self.assertEqual(server.wait(20), 0)
-        self.assertTrue(wait_until(lambda: "stopped" in server.stdout.read(), 1))
+        self.assertEqual(server.wait(PATIENCE), 0)
+        self.assertIn("stopped", server.stdout.read())
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class LostMessages(InteropCase):
             cls.run_lossy()
             cls.unacked_exit_code = sipp.wait()
             cls.unacked_messages = sipp.messages()
-            cls.unacked_idle = server.idle_within(2)
+            cls.unacked_idle = server.is_idle_again()
             cls.unacked_ended = server.ended()
 
     @classmethod
@@ -90,7 +90,7 @@ class LostMessages(InteropCase):
                 SIPp(path, "call", relay.address, CALLS, RATE, options) as sipp:
             cls.exit_code, cls.errors = sipp.wait(), sipp.errors()
             cls.retransmissions = sipp.retransmissions()
-            cls.idle_again = server.idle_within(2)
+            cls.idle_again = server.is_idle_again()
             cls.began, cls.ended = server.began(), server.ended()
             cls.complaints = server.complaints()
             cls.share = relay.lost / (relay.lost + relay.passed)

@@ -18,7 +18,7 @@ class Scenarios(InteropCase):
             with SIPp(path, scenario, (SERVER_IP, server.port), CALLS, 20, options) as sipp:
                 self.assertEqual(sipp.wait(), 0, sipp.errors())
                 self.assertEqual(sipp.retransmissions(), {})
-            self.assertTrue(server.idle_within(2), f"{server.idle} before, {server.usage()} after")
+            self.assertTrue(server.is_idle_again(), f"{server.idle} before, {server.usage()} after")
             self.assertEqual(server.complaints(), [])
             ended = server.ended()
         self.assertEqual([call.why for call in ended], ["the caller hung up"] * calls)

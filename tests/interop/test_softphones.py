@@ -8,7 +8,7 @@ import wave
 from operator import mul
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import SERVER_IP, InteropCase, Server, end, wait_until
+from tests.interop.support import PATIENCE, SERVER_IP, InteropCase, Server, end, wait_until
 
 WORDS = "The quick brown fox jumps over the lazy dog."
 RATE = 8000  # Hz
@@ -106,7 +106,7 @@ class Baresip(EchoHeard, InteropCase):
         process = dial(path, f"sip:echo@{SERVER_IP}:{server.port};transport={cls.transport}",
                        cls.codec)
         try:
-            if not wait_until(server.ended, 30):
+            if not wait_until(server.ended):
                 raise AssertionError("baresip did not call and hang up")
         finally:
             end(process)
@@ -145,7 +145,7 @@ class Transferred(InteropCase):
             speak(path, RATE)
             process = dial(path, f"sip:transfer@{SERVER_IP}:{server.port}", "PCMA/8000/1")
             try:
-                self.assertTrue(wait_until(lambda: len(server.ended()) == 2, 30), server.log())
+                self.assertTrue(wait_until(lambda: len(server.ended()) == 2), server.log())
             finally:
                 end(process)
             self.assertEqual([call.why for call in server.ended()],
@@ -170,13 +170,13 @@ class Linphone(EchoHeard, InteropCase):
         try:
             process.stdin.write(commands.encode())
             process.stdin.flush()
-            if not wait_until(lambda: size(cls.recorded(path)) > enough, 30):
+            if not wait_until(lambda: size(cls.recorded(path)) > enough):
                 raise AssertionError("linphonec did not call and record")
             process.stdin.write(b"terminate\nquit\n")
             process.stdin.flush()
-            if not wait_until(server.ended, 10):
+            if not wait_until(server.ended):
                 raise AssertionError("linphonec did not hang up")
-            process.wait(10)  # it completes the recording
+            process.wait(PATIENCE)  # it completes the recording
         finally:
             end(process)
 
@@ -211,7 +211,7 @@ def speak(path, rate):
     for command in (["espeak-ng", "-w", "words.wav", WORDS],
                     ["sox", "words.wav", "-r", str(rate), "-c", "1", "-b", "16", "speech.wav",
                      "pad", "0", "1"]):
-        subprocess.run(command, cwd=path, check=True, timeout=30, stdin=subprocess.DEVNULL)
+        subprocess.run(command, cwd=path, check=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
 
 
 def size(path):

@@ -215,7 +215,7 @@ class Trunk(InteropCase):
         return TrunkCall(self, self.server.port, number, self.media)
 
     def assert_idle(self):
-        self.assertTrue(self.server.idle_within(3), f"{self.server.idle}, {self.server.usage()}")
+        self.assertTrue(self.server.is_idle_again(), f"{self.server.idle}, {self.server.usage()}")
         self.assertEqual(self.server.complaints(), [])
 
     def test_early_offer_with_its_media_at_a_termination_point(self):

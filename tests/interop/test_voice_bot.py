@@ -189,7 +189,7 @@ class LocalAI:
             self.process = subprocess.Popen([PYTHON, "-m", "examples.local_ai"], cwd=ROOT,
                                             env=dict(os.environ, PORT="0"), stderr=log,
                                             stdin=subprocess.DEVNULL)
-        if not wait_until(self.url, 10):
+        if not wait_until(self.url):
             end(self.process)
             raise AssertionError("local_ai.py did not start")
         return self
