@@ -3,7 +3,8 @@
 import os
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import SERVER_IP, InteropCase, Server, SIPp, end, wait_until
+from tests.interop.support import (SERVER_IP, InteropCase, Server, SIPp, end, undisturbed,
+                                   wait_until)
 from tests.interop.test_softphones import (LINPHONE_COMMANDS, LINPHONE_CONFIG, RATE, dial, speak,
                                            start)
 
@@ -30,15 +31,19 @@ class Scenario(InteropCase):
 
     def test_no_and_a_wrong_password_get_401_and_the_right_one_a_call(self):
         for transport in ("u1", "t1"):
-            with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
-                with SIPp(path, "authentication", (SERVER_IP, server.port), 5,
-                          options=["-t", transport]) as sipp:
-                    self.assertEqual(sipp.wait(), 0, sipp.errors())
-                    self.assertEqual(sipp.retransmissions(), {})
-                self.assertEqual([call.why for call in server.ended()],
-                                 ["the caller hung up"] * 5)
+            undisturbed(lambda transport=transport: self.run_once(transport))
+
+    def run_once(self, transport):
+        with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
+            with SIPp(path, "authentication", (SERVER_IP, server.port), 5,
+                      options=["-t", transport]) as sipp:
+                self.assertEqual(sipp.wait(), 0, sipp.errors())
+                repeated = sipp.retransmissions()
+            self.assertEqual([call.why for call in server.ended()], ["the caller hung up"] * 5)
+            if not repeated:
                 self.assertEqual(server.log().count("wrong credentials from"), 5)
-                self.assertEqual(server.complaints(), [])
+            self.assertEqual(server.complaints(), [])
+            return None, repeated
 
 
 class Baresip(InteropCase):

@@ -13,7 +13,7 @@ import time
 from tempfile import TemporaryDirectory
 
 from tests.interop.support import (PATH, SERVER_IP, SIPP_IP, InteropCase, Server, SIPp, end,
-                                   wait_until)
+                                   undisturbed, wait_until)
 
 PROXY_IP = "127.0.0.4"  # scenarios/proxied_bye.xml knows it too
 CALLS, RATE = 5, 20
@@ -159,7 +159,10 @@ class Proxied(InteropCase):
     tools = ("kamailio", "sipp")
 
     def run_scenario(self, scenario, caller, called, stop=False):
-        """Run it by way of the proxy; stop the server while calls are up, if asked to."""
+        """Run it by way of the proxy; stop the server while calls are up, if asked to.
+
+        Return what the server says of the calls, and what may come of a machine that stood still.
+        """
         # SIPp of itself takes port 5060 for TCP, where some daemon may be
         options = ["-t", SIPP_TRANSPORT[caller], "-p", str(free_port(SIPP_IP))]
         with TemporaryDirectory() as path, Server(path) as server:
@@ -167,8 +170,9 @@ class Proxied(InteropCase):
                     SIPp(path, scenario, proxy.address, CALLS, RATE, options, 20) as sipp:
                 seconds = self.stop(server) if stop else 0
                 self.assertEqual(sipp.wait(), 0, sipp.errors())
-                self.assertEqual(sipp.retransmissions(), {})
-                self.assertLess(seconds, STOP_SECONDS)  # the server got the answers to its BYEs
+                signs = sipp.retransmissions()
+                if seconds > STOP_SECONDS:
+                    signs["stop"] = seconds  # the server did not get the answers to its BYEs
                 self.assertEqual(proxy.complaints(), [])
                 self.assertEqual(proxy.end(), 0)
             if not stop:
@@ -179,7 +183,7 @@ class Proxied(InteropCase):
             self.assertEqual(log.count(f"began: SIP/{called.upper()} {PROXY_IP}:"), CALLS)
             # the BYEs take the proxy's connection, or none where it has UDP
             self.assertNotIn("being made", log)
-            return server.ended()
+            return server.ended(), signs
 
     def stop(self, server):
         """Stop the server once all calls are up; return how many seconds that took."""
@@ -189,13 +193,16 @@ class Proxied(InteropCase):
         return time.monotonic() - since
 
     def assert_held_and_resumed(self, caller, called):
-        ended = self.run_scenario("proxied_hold", caller, called)
+        def run():
+            ended, signs = self.run_scenario("proxied_hold", caller, called)
+            # SIPp hangs up in time, though it may not have sent all of them yet
+            return ended, signs or [call for call in ended if call[2:] != (PACKETS, PACKETS)]
+
+        ended = undisturbed(run)
         self.assertEqual([call.why for call in ended], ["the caller hung up"] * CALLS)
-        for call in ended:
-            self.assertEqual((call.packets_in, call.packets_out), (PACKETS, PACKETS))
 
     def assert_hung_up(self, caller, called):
-        ended = self.run_scenario("proxied_bye", caller, called, stop=True)
+        ended = undisturbed(lambda: self.run_scenario("proxied_bye", caller, called, stop=True))
         self.assertEqual([call.why for call in ended], ["the server stops"] * CALLS)
 
     def test_calls_over_udp_are_held_and_resumed(self):
