@@ -16,7 +16,7 @@ def raises(call):
 
 def blocks(call):
     call.answer()
-    time.sleep(30)
+    time.sleep(120)
 
 
 def eats(call):
@@ -44,5 +44,5 @@ def transfers(call):
 
 def answer(call):
     does = {"transfer": transfers, "raise": raises, "block": blocks, "eat": eats, "echo": bot.echo,
-            "never": lambda call: threading.Event().wait(30), "return": lambda call: None}
+            "never": lambda call: threading.Event().wait(120), "return": lambda call: None}
     does[call.called](call)

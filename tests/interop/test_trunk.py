@@ -11,10 +11,12 @@ import time
 from tempfile import TemporaryDirectory
 
 from sip_message import SIPMessage
-from tests.interop.support import SERVER_IP, Background, InteropCase, Server
+from tests.interop.support import (PATIENCE, SERVER_IP, Background, InteropCase, Server,
+                                   undisturbed, wait_until)
 
 SIGNALLING, MTP, MUSIC, OTHER = (f"127.0.0.{n}" for n in (21, 22, 23, 24))
 PERIOD = 0.02  # seconds between packets
+LATE = 0.1  # seconds that are made up for: more would be a burst no phone sends
 HEADER = struct.Struct("!BBHII")
 MARK = struct.Struct("!IH")  # at the start of each payload: the call and the port it is from
 CISCO = "Session-Expires:  1800\r\nMin-SE:  1800\r\nSupported: timer,resource-priority,replaces\r\n"
@@ -32,12 +34,13 @@ class Stream:
         self.number, self.target, self.sent, self.heard = number, None, [], []
 
     def talk(self):
-        if self.target:
+        target = self.target
+        if target:
             sequence = len(self.sent)
             ssrc = self.port << 8 | self.number  # with one for all, some are repeats
             header = HEADER.pack(0x80, 8, sequence & 0xFFFF, sequence * 160, ssrc)
             mark = MARK.pack(self.number, self.port)
-            self.sock.sendto(header + mark + b"\xd5" * 154, self.target)
+            self.sock.sendto(header + mark + b"\xd5" * 154, target)
             self.sent.append(time.monotonic())
 
     def listen(self):
@@ -48,11 +51,14 @@ class Stream:
 
 
 class Media(Background):
-    """A thread that lets every stream talk each 20 ms, and listens."""
+    """A thread that lets every stream talk each 20 ms, and listens.
+
+    lock: held while they talk.
+    """
 
     def __init__(self):
         super().__init__()
-        self._selector, self._lock = selectors.DefaultSelector(), threading.Lock()
+        self._selector, self.lock = selectors.DefaultSelector(), threading.Lock()
         self._streams = []
 
     def _close(self):
@@ -62,7 +68,7 @@ class Media(Background):
 
     def stream(self, ip, number):
         stream = Stream(ip, number)
-        with self._lock:
+        with self.lock:
             self._streams.append(stream)
             self._selector.register(stream.sock, selectors.EVENT_READ, stream)
         return stream
@@ -70,10 +76,10 @@ class Media(Background):
     def _run(self):
         due = time.monotonic()
         while not self._stopping.is_set():
-            with self._lock:
+            with self.lock:
                 for stream in self._streams:
                     stream.talk()
-            due += PERIOD
+            due = max(due + PERIOD, time.monotonic() - LATE)
             while time.monotonic() < due:
                 for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                     key.data.listen()
@@ -86,7 +92,7 @@ class TrunkCall:
         self.test, self.server, self.number, self.media = test, (SERVER_IP, port), number, media
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind((SIGNALLING, 0))
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE)
         self.here = "{}:{}".format(*self.sock.getsockname())
         self.to, self.uri, self.cseq, self.rtp_port = "", f"sip:1000@{SERVER_IP}", 100, 0
         self.stream = media.stream(MTP, number)
@@ -133,10 +139,7 @@ class TrunkCall:
         stream = stream or self.stream
         stream.heard.clear()
         stream.target = SERVER_IP, self.rtp_port
-        end = time.monotonic() + 10
-        while len(stream.heard) < seconds / PERIOD and time.monotonic() < end:
-            time.sleep(PERIOD)
-        self.test.assertGreaterEqual(len(stream.heard), seconds / PERIOD)
+        self.test.assertTrue(wait_until(lambda: len(stream.heard) >= seconds / PERIOD))
         self.test.assertEqual({number for _, _, number, _ in stream.heard}, {self.number})
 
     def hold_and_resume(self):
@@ -149,8 +152,8 @@ class TrunkCall:
                              answer=self.sdp(music, "sendonly", port=4000))
         self.test.assertIn(b"a=sendrecv", offer.body)
         music.target = SERVER_IP, self.rtp_port  # from a port that was never advertised
-        time.sleep(0.2)
-        self.test.assertEqual((music.heard, len(music.sent) > 3), ([], True))
+        self.test.assertTrue(wait_until(lambda: len(music.sent) > 10))
+        self.test.assertEqual(music.heard, [])
         music.target = None
         self.request("INVITE", self.sdp(direction="inactive"), CISCO)
         self.stream = self.media.stream(MTP, self.number)
@@ -180,16 +183,21 @@ class TrunkCall:
             self.test.assertEqual(again.header("Session-Expires"), "1800;refresher=uac")
             self.test.assertEqual(again.body, answer if body else b"")
             time.sleep(0.03)
-        self.stream.target = None
-        time.sleep(0.3)  # the last ones come back
+        with self.media.lock:
+            self.stream.target = None
         sent, heard = self.stream.sent, self.stream.heard
+        wait_until(lambda: len(self.echoed()) == len(sent))  # the last ones come back
+        times = self.echoed()
         self.test.assertEqual({number for _, _, number, _ in heard}, {self.number})
         self.test.assertEqual(len({ssrc for _, ssrc, _, _ in heard}), 1)
-        # a packet of the stream before, still under way when the media moved, comes here as well
-        times = [at for at, _, _, port in heard if port == self.stream.port]
         self.test.assertEqual(len(times), len(sent))
-        self.test.assertGreater(len(sent), 1.5 * turns)
+        self.test.assertGreater(len(sent), turns)
         return longest_gap(sent), longest_gap(times)
+
+    def echoed(self):
+        """Return when each packet of the stream came back."""
+        # one of the stream before, still under way when the media moved, comes here as well
+        return [at for at, _, _, port in list(self.stream.heard) if port == self.stream.port]
 
     def hang_up(self, headers="Reason: Q.850;cause=16\r\n"):
         self.stream.target = None
@@ -254,10 +262,13 @@ class Trunk(InteropCase):
         call = self.call()
         first = call.request("INVITE", call.sdp(), CISCO)
         self.assertEqual(first.header("Session-Expires"), "1800;refresher=uac")
-        sent, heard = call.refresh(40)
-        self.assertLess(heard, 0.1 + sent)  # what a busy machine does to our own pace is not its
+        undisturbed(lambda: self.gap(*call.refresh(40)))
         call.hang_up()
         self.assert_idle()
+
+    def gap(self, sent, heard):
+        """Return (None, the longest gap that was heard where it is the server's)."""
+        return None, [heard] * (heard > 0.1 + sent)  # what the machine does to us is not its doing
 
     def test_fifty_such_calls_at_once_each_hear_only_themselves(self):
         done = []
