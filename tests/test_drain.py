@@ -1,8 +1,10 @@
 """A server that is taken out of service: no new calls, and time for those that are up."""
 
+import logging
 import re
 import signal
 import socket
+import sys
 import time
 import unittest
 
@@ -10,6 +12,8 @@ from sip_message import SIPMessage
 from tests.support import OFFER, Trunk, offer, statuses
 from tests.test_bot_calls import BotCase
 from tests.test_main import SECONDS, Caller, Process, run
+
+log = logging.getLogger(__name__)
 
 
 class Draining(unittest.TestCase):
@@ -124,8 +128,10 @@ class Ringing(BotCase):
 
 
 def deaf(call):
-    """Serve as a bot that does not notice the end of its call."""
-    call.answer()
+    """Serve as a bot that does not notice the end of its call, and has much time for it."""
+    sys.modules["__main__"].STOP_SECONDS = SECONDS / 2
+    call.answer()  # it raises where the call is over before this thread goes on
+    log.info("deaf from now on")
     time.sleep(60)
 
 
@@ -185,6 +191,7 @@ class Signals(unittest.TestCase):
 
     def test_while_only_a_bot_is_waited_for_a_second_signal_ends_it(self):
         server, caller, ok = self.begin(DRAIN_SECONDS="60", BOT="tests.test_drain:deaf")
+        server.wait_for("deaf from now on")
         server.process.terminate()
         server.wait_for("no new calls")
         caller.send("BYE", 2, ok.header("To"))

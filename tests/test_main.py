@@ -13,6 +13,7 @@ import tempfile
 import threading
 import unittest
 
+import bot
 from config import Config
 from server import SIPServer, raise_file_limit
 from sip_message import SIPMessage
@@ -101,6 +102,12 @@ class Caller:
         copied = "".join(f"{name}: {request.header(name)}\r\n"
                          for name in ("Via", "From", "To", "Call-ID", "CSeq"))
         self.sock.sendto(f"SIP/2.0 200 OK\r\n{copied}\r\n".encode(), self.server)
+
+
+def unhurried(call):
+    """Serve as the echo of a server that gives itself much time to stop."""
+    sys.modules["__main__"].STOP_SECONDS = 10 * SECONDS
+    bot.echo(call)
 
 
 class Files(unittest.TestCase):
@@ -206,7 +213,7 @@ class Running(unittest.TestCase):
         self.assertEqual(server.process.wait(SECONDS), 0)
 
     def test_a_second_ctrl_c_exits_at_once(self):
-        server = Process(self)
+        server = Process(self, BOT="tests.test_main:unhurried")
         caller = Caller(self, server.port)
         caller.call()
         server.process.send_signal(signal.SIGINT)
