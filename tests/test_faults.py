@@ -311,7 +311,7 @@ class Descriptors(Leaks):
         while not any("stopped" in line for line in found) and time.monotonic() < deadline:
             found.append(self.server.lines.get(timeout=PATIENCE))
         warned = sum(" WARNING calls: " in line for line in found)
-        self.assertIn(warned, (ALIKE, 2 * ALIKE))  # a minute may end meanwhile
+        self.assertTrue(ALIKE <= warned < TIMES / 10, warned)  # ten for each minute it takes
 
     def test_none_for_a_tcp_connection_is_one_line_and_it_is_taken_later(self):
         self.start()
