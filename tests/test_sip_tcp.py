@@ -271,11 +271,13 @@ class Stalled(unittest.TestCase):
     def test_a_connection_reads_no_more_than_the_sip_thread_takes(self):
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
-        got, more = [], threading.Event()
+        got, full, more = [], threading.Event(), threading.Event()
 
         def take(data, connection):
             got.append(data)
-            if len(got) > sip_tcp.MAX_UNREAD:
+            if len(got) == sip_tcp.MAX_UNREAD:
+                full.set()
+            elif len(got) > sip_tcp.MAX_UNREAD:
                 more.set()
 
         connection = Connection(PEER, take, lambda conn: None, ours)
@@ -283,10 +285,10 @@ class Stalled(unittest.TestCase):
         self.addCleanup(connection.stop)
         connection.start()
         theirs.sendall(TWO * 20)
+        self.assertTrue(full.wait(SECONDS))
         self.assertFalse(more.wait(0.2))
-        self.assertEqual(len(got), sip_tcp.MAX_UNREAD)
         connection.taken()
-        self.assertTrue(more.wait(5))
+        self.assertTrue(more.wait(SECONDS))
 
     def test_what_a_dead_connection_does_not_take_goes_by_a_new_one(self):
         dead = StandIn()
