@@ -119,7 +119,7 @@ class RTPSockets(OnSockets):
             self.assertEqual((session.packets_in, session.packets_out), (TIMES + 10, 10))
 
     def test_what_a_bot_can_not_send_is_one_line_and_it_hears_on(self):
-        caller, session = self.open(A), RTPSession(open_rtp_socket(A, 48000, 48998))
+        caller, session = self.open(A), RTPSession(open_rtp_socket(A, 18000, 18998))
         self.addCleanup(session.sock.close)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
         session.sock = Faulty(session.sock, sendto=fault(errno.ENOBUFS))
@@ -133,7 +133,7 @@ class RTPSockets(OnSockets):
         self.assertEqual(len(logged.output), 1)
 
     def test_errors_told_by_recv_end_nothing(self):
-        caller, sock = self.open(A), open_rtp_socket(A, 48000, 48998)
+        caller, sock = self.open(A), open_rtp_socket(A, 18000, 18998)
         self.addCleanup(sock.close)
         for number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENOBUFS):
             raised = itertools.repeat(fault(number))
@@ -152,7 +152,7 @@ class RTPSockets(OnSockets):
         caller, gone = self.open(A), self.open(A)
         closed = gone.getsockname()
         gone.close()
-        session = RTPSession(open_rtp_socket(A, 48000, 48998))
+        session = RTPSession(open_rtp_socket(A, 18000, 18998))
         self.addCleanup(session.stop)
         session.update(Agreement(closed, PCMA, True, True, "PCMA", events=101))
         session.start(RTPThread())
@@ -364,7 +364,7 @@ class Threads(Leaks):
 
     def test_none_for_a_call_leaves_no_poll_object(self):
         before, served = self.held(), [RTPThread() for _ in range(10)]
-        with open_rtp_socket(A, 48000, 48998) as sock, no_thread():
+        with open_rtp_socket(A, 18000, 18998) as sock, no_thread():
             for one in served:
                 with self.assertRaises(RuntimeError):
                     one.read(types.SimpleNamespace(sock=sock))
@@ -504,10 +504,10 @@ class Clocks(Leaks):
         self.assert_nothing_left(trunk)
 
     def test_the_wall_clock_may_jump_between_a_report_and_our_reference_to_it(self):
-        clock, ours = Clock(), open_rtp_socket(A, 48000, 48998)
+        clock, ours = Clock(), open_rtp_socket(A, 18000, 18998)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
             caller.bind((A, 0))
-            session = RTPSession(open_rtp_socket(A, 48000, 48998), A, clock=clock, rtcp_sock=ours)
+            session = RTPSession(open_rtp_socket(A, 18000, 18998), A, clock=clock, rtcp_sock=ours)
             self.addCleanup(session.stop)
             session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA",
                                      caller.getsockname()))
@@ -522,7 +522,7 @@ class Clocks(Leaks):
 
     def test_the_wall_clock_may_jump_while_packets_wait(self):
         caller, session = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), None
-        with caller, open_rtp_socket(A, 48000, 48998) as sock:
+        with caller, open_rtp_socket(A, 18000, 18998) as sock:
             caller.bind((A, 0))
             session = RTPSession(sock)
             session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
@@ -657,7 +657,7 @@ class LossyNetwork(Leaks):
         return sorted(found)
 
     def open_session(self, caller):
-        session = RTPSession(open_rtp_socket(A, 48000, 48998))
+        session = RTPSession(open_rtp_socket(A, 18000, 18998))
         self.addCleanup(session.sock.close)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
         return session

@@ -110,7 +110,7 @@ class Loopback(unittest.TestCase):
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as caller:
             caller.bind(("::1", 0))
             caller.settimeout(5)
-            session = RTPSession(open_rtp_socket("::1", 45000, 45998), "::1")
+            session = RTPSession(open_rtp_socket("::1", 15000, 15998), "::1")
             self.addCleanup(session.stop)
             session.update(Agreement(caller.getsockname()[:2], {8: 8}, True, True, "PCMA"))
             session.start(RTPThread())

@@ -60,25 +60,25 @@ class Packets(unittest.TestCase):
 
 class Ports(unittest.TestCase):
     def test_an_even_port_of_the_range_is_bound_and_the_taken_ones_passed_over(self):
-        with open_rtp_socket(A, 40001, 40004) as one, open_rtp_socket(A, 40001, 40004) as two:
-            self.assertEqual({s.getsockname()[1] for s in (one, two)}, {40002, 40004})
+        with open_rtp_socket(A, 10001, 10004) as one, open_rtp_socket(A, 10001, 10004) as two:
+            self.assertEqual({s.getsockname()[1] for s in (one, two)}, {10002, 10004})
             with self.assertRaises(OSError) as caught:
-                open_rtp_socket(A, 40001, 40004)
+                open_rtp_socket(A, 10001, 10004)
             self.assertEqual(caught.exception.errno, errno.EADDRINUSE)
 
     def test_the_search_begins_at_first_and_wraps(self):
-        with open_rtp_socket(A, 40010, 40014, first=40014) as one:
-            self.assertEqual(one.getsockname()[1], 40014)
-            with open_rtp_socket(A, 40010, 40014, first=40014) as two:
-                self.assertEqual(two.getsockname()[1], 40010)
+        with open_rtp_socket(A, 10010, 10014, first=10014) as one:
+            self.assertEqual(one.getsockname()[1], 10014)
+            with open_rtp_socket(A, 10010, 10014, first=10014) as two:
+                self.assertEqual(two.getsockname()[1], 10010)
 
     def test_the_socket_marks_its_packets_expedited_forwarding(self):
-        with open_rtp_socket(A, 40030, 40038) as sock:
+        with open_rtp_socket(A, 10030, 10038) as sock:
             self.assertEqual(sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS), 0xB8)
 
     def test_an_address_that_is_not_ours_raises_at_once(self):
         with self.assertRaises(OSError) as caught:
-            open_rtp_socket("192.0.2.1", 40020, 49998)
+            open_rtp_socket("192.0.2.1", 10020, 19998)
         self.assertNotEqual(caught.exception.errno, errno.EADDRINUSE)
 
 
@@ -97,7 +97,7 @@ class Echo(OnSockets):
 
     def setUp(self):
         self.caller = self.open(A)
-        self.session = RTPSession(open_rtp_socket(A, 41000, 41998), peer_ip="127.0.0.9")
+        self.session = RTPSession(open_rtp_socket(A, 11000, 11998), peer_ip="127.0.0.9")
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port
         self.update()
@@ -294,7 +294,7 @@ class Waiting(OnSockets):
 
     def setUp(self):
         self.caller = self.open(A)
-        self.session = RTPSession(open_rtp_socket(A, 41000, 41998))
+        self.session = RTPSession(open_rtp_socket(A, 11000, 11998))
         self.addCleanup(self.session.sock.close)
         self.session.update(Agreement(self.caller.getsockname(), {8: 97, 0: 0, 101: 96}, True,
                                       True, "PCMA", events=101, others={0: "PCMU"}))
@@ -349,7 +349,7 @@ class Waiting(OnSockets):
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"a")
 
     def test_one_that_nobody_serves_yet_closes_its_socket_itself(self):
-        session = RTPSession(open_rtp_socket(A, 41000, 41998))
+        session = RTPSession(open_rtp_socket(A, 11000, 11998))
         session.stop()
         self.assertEqual(session.sock.fileno(), -1)
 
@@ -364,7 +364,7 @@ class Reports(OnSockets):
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
-        self.session = rtp.open_rtp_session(A, 44000, 44999, None, "127.0.0.9")
+        self.session = rtp.open_rtp_session(A, 14000, 14999, None, "127.0.0.9")
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port + 1
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
@@ -453,7 +453,7 @@ class Reports(OnSockets):
 
 class Sessions(unittest.TestCase):
     def test_a_session_without_thread_closes_its_socket_when_stopped(self):
-        session = RTPSession(open_rtp_socket(A, 42000, 42998))
+        session = RTPSession(open_rtp_socket(A, 12000, 12998))
         session.stop()
         with open_rtp_socket(A, session.port):
             pass
@@ -619,8 +619,8 @@ class Runs(unittest.TestCase):
 class SenderReports(OnSockets):
     def test_the_time_told_is_that_of_the_first_packet_of_a_key_that_is_echoed(self):
         caller, reports = self.open(A), self.open(A)
-        session = RTPSession(open_rtp_socket(A, 42000, 42998), clock=lambda: 2.0,
-                             rtcp_sock=open_rtp_socket(A, 45000, 45998))
+        session = RTPSession(open_rtp_socket(A, 12000, 12998), clock=lambda: 2.0,
+                             rtcp_sock=open_rtp_socket(A, 15000, 15998))
         self.addCleanup(session.stop)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA",
                                  reports.getsockname(), events=101))
@@ -641,7 +641,7 @@ class StandAlone(unittest.TestCase):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
             caller.bind((A, 0))
             caller.settimeout(0.2)
-            with open_rtp_socket(A, 43000, 43998) as free:
+            with open_rtp_socket(A, 13000, 13998) as free:
                 port = free.getsockname()[1]
             description = (f"v=0\r\no=- 1 1 IN IP4 {A}\r\ns=-\r\nc=IN IP4 {A}\r\nt=0 0\r\n"
                            f"m=audio {caller.getsockname()[1]} RTP/AVP 8\r\n")
@@ -665,7 +665,7 @@ class StandAlone(unittest.TestCase):
 
     def test_a_description_without_our_codec_raises_value_error(self):
         with self.assertRaises(ValueError):
-            rtp_echo_server(A, 43000, "v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 9 RTP/AVP 18\r\n",
+            rtp_echo_server(A, 13000, "v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 9 RTP/AVP 18\r\n",
                             threading.Event())
 
 

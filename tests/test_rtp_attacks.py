@@ -104,7 +104,7 @@ class Attacked(OnSockets):
     def setUp(self):
         self.clock, self.number = Clock(), 0
         self.caller = self.open(self.caller_ip())
-        self.session = RTPSession(open_rtp_socket(A, 46000, 46998), self.peer_ip,
+        self.session = RTPSession(open_rtp_socket(A, 16000, 16998), self.peer_ip,
                                   clock=self.clock)
         self.at, self.pressed = (A, self.session.port), []
         self.session.on_key = self.pressed.append
@@ -368,7 +368,7 @@ class Reported(OnSockets):
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
-        self.session = rtp.open_rtp_session(A, 47000, 47999, None, A)
+        self.session = rtp.open_rtp_session(A, 17000, 17999, None, A)
         self.addCleanup(self.session.stop)
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
                                       self.rtcp.getsockname()))
