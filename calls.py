@@ -367,9 +367,12 @@ class Calls(CallTable):
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
         ip, port = address
-        return ((port in (self._server.port, rtp_port) or port in self._ports)
-                and (ip.startswith("127.") or ip == self._config.advertised_ip
-                     or ip == local_address(ip)))
+        bind_ip, advertised_ip = self._config.bind_ip, self._config.advertised_ip
+        if port not in (self._server.port, rtp_port) and port not in self._ports:
+            return False
+        if bind_ip not in ("0.0.0.0", "::"):
+            return ip in (bind_ip, advertised_ip)  # whoever has another may have the same port
+        return ip.startswith("127.") or ip in (advertised_ip, local_address(ip))
 
 
 def statistics(media, seconds):

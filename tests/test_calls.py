@@ -441,6 +441,17 @@ class Limits(unittest.TestCase):
         call = trunk.call(body=offer(ip="127.0.0.1", port=22002), call_id="other")
         self.assertEqual(call.media.flow.remote, ("127.0.0.1", 22002))
 
+    def test_another_address_than_the_one_we_are_bound_to_has_sockets_of_its_own(self):
+        for bind, advertised, ours, theirs in (
+                ("127.0.0.1", "", "127.0.0.1", "127.0.0.24"),
+                ("192.0.2.1", "198.51.100.1", "198.51.100.1", "127.0.0.1"),
+                ("0.0.0.0", "192.0.2.1", "127.0.0.24", "192.0.2.24")):
+            trunk = Trunk(BIND_IP=bind, ADVERTISED_IP=advertised)
+            refused = trunk.say("INVITE", body=offer(ip=ours, port=5060), call_id="ours")[-1]
+            self.assertEqual(refused.status, 488, bind)
+            call = trunk.call(body=offer(ip=theirs, port=5060))
+            self.assertEqual(call.media.flow.remote, (theirs, 5060))
+
 
 class Stopped(unittest.TestCase):
     def setUp(self):
