@@ -8,6 +8,7 @@ import errno
 import itertools
 import logging
 import os
+import pathlib
 import random
 import resource
 import subprocess
@@ -249,13 +250,23 @@ class Descriptors(Leaks):
     def start(self, **environ):
         self.server = Process(self, BIND_IP=A, **environ)
         self.hard = resource.prlimit(self.server.process.pid, resource.RLIMIT_NOFILE)[1]
+        # who waits in accept() has a descriptor for it already, one that is not shown
+        self.assert_becomes({"S"}, self.states)
         self.held_before = self.descriptors()
+
+    def states(self):
+        """Return what the threads of the server do; S: sleep."""
+        found = set()
+        for path in pathlib.Path(f"/proc/{self.server.process.pid}/task").glob("*/stat"):
+            found.add(path.read_text().rpartition(")")[2].split()[0])
+        return found
 
     def descriptors(self):
         return sorted(map(int, os.listdir(f"/proc/{self.server.process.pid}/fd")))
 
     def leave(self, free):
-        """Let the server open so many more; None: as many as it likes."""
+        """Let the server open so many more, beside the next connection; None: as many as it likes.
+        """
         held, limit = set(self.descriptors()), self.hard
         if free is not None:
             limit = next(n for n in itertools.count() if n - len([f for f in held if f < n]) > free)
