@@ -316,7 +316,10 @@ class Descriptors(Leaks):
             caller.here = f"{here};number={number}"
             caller.send("INVITE", number, body=INVITED)
             refused = caller.receive(486)
-            caller.send("ACK", number, refused.header("To"))
+            while refused.cseq[0] != number:
+                refused = caller.receive(486)  # one that was resent: the ACK was late
+            ack = caller.request("ACK", number, refused.header("To"))
+            caller.sock.sendto(ack.replace(b"KACK", b"KINVITE"), caller.server)
         self.leave(None)
         self.server.process.terminate()
         self.server.process.wait(PATIENCE)
