@@ -289,10 +289,11 @@ class Descriptors(Leaks):
         self.assert_becomes(self.held_before, self.descriptors)
 
     def assert_becomes(self, value, function):
-        deadline = time.monotonic() + PATIENCE
-        while function() != value and time.monotonic() < deadline:
+        deadline, found = time.monotonic() + PATIENCE, function()
+        while found != value and time.monotonic() < deadline:
             threading.Event().wait(0.02)
-        self.assertEqual(function(), value)
+            found = function()
+        self.assertEqual(found, value)
 
     def test_none_for_the_rtp_port_its_poll_object_or_its_reports(self):
         self.start()
