@@ -12,8 +12,8 @@ import subprocess
 import time
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import (PATH, SERVER_IP, SIPP_IP, InteropCase, Server, SIPp, end,
-                                   undisturbed, wait_until)
+from tests.interop.support import (ABORTED, PATH, SERVER_IP, SIPP_IP, InteropCase, Server, SIPp,
+                                   end, undisturbed, wait_until)
 
 PROXY_IP = "127.0.0.4"  # scenarios/proxied_bye.xml knows it too
 CALLS, RATE = 5, 20
@@ -169,7 +169,10 @@ class Proxied(InteropCase):
             with Kamailio(path, server.port, caller, called) as proxy, \
                     SIPp(path, scenario, proxy.address, CALLS, RATE, options, 20) as sipp:
                 seconds = self.stop(server) if stop else 0
-                self.assertEqual(sipp.wait(), 0, sipp.errors())
+                code = sipp.wait()
+                if code == ABORTED:  # where its ACK was late
+                    return [], {"SIPp": code}
+                self.assertEqual(code, 0, sipp.errors())
                 signs = sipp.retransmissions()
                 if seconds > STOP_SECONDS:
                     signs["stop"] = seconds  # the server did not get the answers to its BYEs
