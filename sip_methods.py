@@ -139,8 +139,7 @@ def on_bye(server, request):
 def on_cancel(server, request):
     """RFC 3261 9.2: 487 for an INVITE that still waits; after a final reply no effect."""
     transaction = server.transactions.cancelled_by(request, METHODS)
-    # our tag, which the 200 tells, is only for who gets our replies: an ACK with it proves that
-    if transaction is None or transaction.ip != request.source[0]:
+    if transaction is None:
         raise SIPError(481, "")
     call = transaction.call
     server.respond(request, 200, to_tag=transaction.tag)

@@ -35,7 +35,7 @@ class ServerTransaction:
 
     def __init__(self, request, keys, stranger, send, after, end):
         self.keys = keys  # under which ServerTransactions finds it
-        self.ip, self.stranger = request.source[0], stranger
+        self.stranger = stranger
         self.invite = request.method() == "INVITE"
         self.call, self.tag = None, ""  # the call an INVITE sets up, and our tag in it
         self.state = "trying"
@@ -148,14 +148,15 @@ class ServerTransactions:
 def transaction_key(request):
     """Return what repeats of a request have in common (RFC 3261 17.2.3), the method last.
 
-    An ACK has that of its INVITE.
+    An ACK has that of its INVITE. So has the source, which gets the replies: others may guess a
+    branch, as IOS counts them, and begin its transaction, or CANCEL it and learn our tag.
     """
     method = "INVITE" if request.method() == "ACK" else request.method()
-    via = request.via
+    via, ip = request.via, request.source[0]
     if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:
-        return via.branch, via.host.lower(), via.port or 5060, method
+        return ip, via.branch, via.host.lower(), via.port or 5060, method
     # RFC 2543: no To tag in the key, for the ACK to a refusal has one and its INVITE has not
-    return (request.headers_all("Via")[0], request.uri, request.from_tag,
+    return (ip, request.headers_all("Via")[0], request.uri, request.from_tag,
             request.header("Call-ID"), request.cseq[0], method)
 
 

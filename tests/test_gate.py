@@ -247,6 +247,14 @@ class Amplification(unittest.TestCase):
         self.assertEqual(answer.status, 481)
         self.assertNotEqual(answer.to_tag, next(iter(peer.server.calls)).local_tag)
 
+    def test_who_guesses_a_branch_does_not_begin_the_trunks_transaction(self):
+        peer = Trunk()
+        peer.send(peer.request("INVITE", headers=["Require: x"], branch="z9hG4bK2567F", call_id="y"),
+                  STRANGER)
+        answers = peer.say("INVITE", body=OFFER, branch="z9hG4bK2567F")
+        self.assertEqual(statuses(answers), [100, 200])
+        self.assertEqual(peer.server.sent[-1][1], PEER)
+
     def test_the_ack_proves_the_address_the_invite_came_from_and_no_other(self):
         peer = Trunk(known=False)
         ok = peer.say("INVITE", body=OFFER)[-1]
