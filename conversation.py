@@ -15,6 +15,7 @@ from vad import VoiceDetector
 
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
 KEPT = 1500  # frames heard and not asked for: 30 s
+KEYS = 500  # pressed and not asked for
 BARGE_IN = 320  # bytes of loud payload in a row that interrupt us: 40 ms
 
 
@@ -40,7 +41,7 @@ class Conversation:
         self.changed = threading.Condition(self.lock)  # something other than the next frame
         self.ended = self.failed = False
         self._recorders = {}  # of the whole call, and of what the bot wants
-        self.keys = collections.deque()  # pressed and not read yet
+        self.keys = collections.deque(maxlen=KEYS)  # pressed and not read yet
         self._fresh = False  # some of them have interrupted nothing yet
         self._more = threading.Condition(self.lock)  # the next frame was heard
         self._heard = collections.deque(maxlen=KEPT)

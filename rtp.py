@@ -28,6 +28,7 @@ HEADER = struct.Struct("!BBHII")  # V P X CC, M PT, sequence, timestamp, SSRC
 HEAD = struct.Struct("!QI")  # the same: all before the SSRC as one number, SSRC
 unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
 STEPS = {}  # octets of a packet: Echo.step
+KEYS = 25  # told in a second: gateways send ten at most, but what was held up comes at once
 MANY_IGNORED = 50  # packets: RTP may come before the ACK that tells whose it is
 COMFORT_NOISE = 13  # payload type (RFC 3389), sent by gateways unasked
 HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
@@ -171,7 +172,7 @@ class RTPSession:
         self.echo = None  # while one is served
         self.round_trip = None  # seconds, from the other side's reports
         self.on_key = None
-        self._events = EventReader()
+        self._events, self._told = EventReader(), (0, 0)  # a second; the keys told in it
         self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, when it came by our clock)
         self._came = 0  # when the last packet that was taken came, timestamp units
         self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
@@ -382,13 +383,17 @@ class RTPSession:
             return 0
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
-            self._take_event(ssrc, timestamp, buffer[12:size])
+            self._take_event(ssrc, timestamp, buffer[12:size], arrival // 8000)
         return size
 
-    def _take_event(self, ssrc, timestamp, payload):
-        key = self._events.read(ssrc, timestamp, payload)
-        if key and self.on_key:
-            self.on_key(key)
+    def _take_event(self, ssrc, timestamp, payload, second):
+        key, on_key = self._events.read(ssrc, timestamp, payload), self.on_key
+        if not key or not on_key:
+            return
+        last, count = self._told
+        self._told = second, count + 1 if second == last else 1
+        if self._told[1] <= KEYS:  # each is work for the SIP thread, and a line of the log
+            on_key(key)
 
     def _ignores_many(self, flow):
         """Count a packet that is not taken; say, once in a call, when they are many."""

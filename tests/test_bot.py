@@ -20,6 +20,7 @@ from unittest import mock
 
 import bot
 import codec
+import conversation
 import dtmf
 from config import Config, ConfigError
 from rtp import Flow
@@ -524,6 +525,10 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(3), "123")
         self.assertEqual(self.call.digits(5), "45")
         self.assertEqual(self.call.digits(until="6"), "")
+
+    def test_keys_nobody_asks_for_are_kept_but_not_without_end(self):
+        self.press("1" * 10000 + "2" * conversation.KEYS)
+        self.assertEqual(self.call.digits(count=None, until="", timeout=0), "2" * conversation.KEYS)
 
     def test_where_one_key_is_waited_for_every_key_counts(self):
         self.press("#")

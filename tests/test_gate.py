@@ -249,8 +249,8 @@ class Amplification(unittest.TestCase):
 
     def test_who_guesses_a_branch_does_not_begin_the_trunks_transaction(self):
         peer = Trunk()
-        peer.send(peer.request("INVITE", headers=["Require: x"], branch="z9hG4bK2567F", call_id="y"),
-                  STRANGER)
+        peer.send(peer.request("INVITE", headers=["Require: x"], branch="z9hG4bK2567F",
+                               call_id="another"), STRANGER)
         answers = peer.say("INVITE", body=OFFER, branch="z9hG4bK2567F")
         self.assertEqual(statuses(answers), [100, 200])
         self.assertEqual(peer.server.sent[-1][1], PEER)

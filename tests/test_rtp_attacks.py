@@ -351,6 +351,17 @@ class Heard(Attacked):
         self.talk(BEGIN)
         self.assertEqual(self.pressed, ["5"])
 
+    def test_no_more_keys_are_told_than_anybody_presses(self):
+        self.talk(BEGIN)
+        for number in range(100):
+            self.caller.sendto(packet(number, 160 * number, b"\5\x8a\0\xa0", 101, ssrc=99), self.at)
+        self.talk(BEGIN)
+        self.assertEqual(self.pressed, ["5"] * rtp.KEYS)
+        self.clock.now += 1
+        self.caller.sendto(packet(100, 16000, b"\6\x8a\0\xa0", 101, ssrc=99), self.at)
+        self.tick()
+        self.assertEqual(self.pressed[rtp.KEYS:], ["6"])
+
 
 class HeardFromNAT(Heard):
     remote_ip, peer_ip = "127.0.0.200", SIGNALLING
