@@ -96,9 +96,10 @@ class Call:
             self.rate, self._cutter = rate, UtteranceCutter(rate)
             self._audio.begin(rate)
             self._act("accept")
-            if self._settings.record_dir:
+            self._wait(lambda: self._answered, check=False)
+            if self._answered and self._settings.record_dir:  # a forged INVITE leaves no file
                 self._record_all()
-            self._wait(lambda: self._answered)
+            self._check(answered=False)
 
     def reject(self, status=603):
         """Refuse the call with a status of 400 to 699; the call is over then.

@@ -666,6 +666,14 @@ class Recording(BotCase):
             self.assertRegex(name, r"^\d{8}-\d{6}-4711-20000\.wav$")
             self.assertEqual(len(self.read(os.path.join(folder, name))[0]), 640)
 
+    def test_a_call_that_is_never_acknowledged_has_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.make(answered=False, RECORD_DIR=folder)
+            self.call._act = lambda name, *args: self.call.on_end("no ACK")
+            with self.assertRaises(bot.CallEnded):
+                self.call.answer()
+            self.assertEqual(os.listdir(folder), [])
+
     def test_it_can_be_ended(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "call.wav")
