@@ -221,7 +221,7 @@ class Calls(CallTable):
 
         def on_news(status, reason):
             if status >= 200:
-                log.info("call from %r: transfer to %r: %d %r", call.caller, uri, status, reason)
+                log.info("call from %r: transfer to %r: %d %.99r", call.caller, uri, status, reason)
             tell(status, reason)
 
         call.refer(uri, on_news)

@@ -320,7 +320,7 @@ class SIPServer:
                 found = socket.getaddrinfo(host, port, self.sock.family, socket.SOCK_DGRAM)
                 self.call_soon(go, found[0][4][:2])
             except (OSError, UnicodeError) as error:
-                log.warning("%s can't be sent to %r: %s", method, host, error)
+                log.warning("%s can't be sent to %.99r: %s", method, host, error)
                 self.call_soon(on_final, None)
 
         if not call.acked:
@@ -333,7 +333,7 @@ class SIPServer:
             else:
                 threading.Thread(target=look_up, args=(host, port), daemon=True).start()
         except (ValueError, RuntimeError) as error:
-            log.warning("%s can't be sent to %r: %s", method, next_hop, error)
+            log.warning("%s can't be sent to %.99r: %s", method, next_hop, error)
             on_final(None)
 
     def _request_unacked(self, call, method, branch, data, on_final):

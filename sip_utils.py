@@ -24,6 +24,7 @@ ELEMENT = {separator: re.compile(rf'(?:[^"<{separator}]+|{QUOTED}|<[^>]*>?)*', r
            for separator in ",;"}
 FEW = 10  # values of a header that may tell who calls: trunks send two, and each costs time
 LONGEST_USER = 256  # characters; to unescape more costs more than a call is worth
+LONGEST_NAME = 256  # characters; it is written to the log
 remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
@@ -233,7 +234,8 @@ def get_identity(message):
     hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
                            for address in _addresses(remote_party))
     private = bool(hidden) or _first_user(_first(message, "From")).lower() == "anonymous"
-    return Identity(next((name for name in names if name), ""), diverted_by, private)
+    name = next((name for name in names if 0 < len(name) <= LONGEST_NAME), "")
+    return Identity(name, diverted_by, private)
 
 
 def _first(message, name):

@@ -404,6 +404,20 @@ class Log(unittest.TestCase):
         self.peer.send(self.peer.request("REGISTER"), STRANGER)
         self.assertIn("192.0.2.66:5060 refused: 405", self.lines[-1])
 
+    def test_a_line_is_short_whatever_the_message_says(self):
+        long = b"\x1b" * 9000
+        data = self.peer.request("INVITE", body=OFFER, uri="sip:%s@192.0.2.1" % ("1" * 900))
+        data = data.replace(b"Alice", long).replace(b"4711@192.0.2.10:", b"%s@192.0.2.10:" % long)
+        ok = self.peer.send(data)[-1]
+        self.peer.say("ACK", to_tag=ok.to_tag)
+        call, = self.peer.server.calls
+        self.peer.server.calls.bot_transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
+        call.referral.on_news(603, "x" * 9000)
+        call.target = f"sip:{'x' * 9000}"
+        self.peer.server.calls.hang_up(call, "test")
+        self.assertEqual(len(self.lines), 4)
+        self.assertLess(max(map(len, self.lines)), 1000, self.lines)
+
     def test_lines_about_all_strangers_together_are(self):
         for number in range(STRANGERS_LINES + 200):
             source = (f"10.0.{number >> 8}.{number & 255}", 5060)
