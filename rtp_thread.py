@@ -50,13 +50,18 @@ class RTPThread:
 
         reader.sock: does not block; closed at the end. view: room for a packet, good during the
         call; now: by the clock, in units of 1/8000 s. Raises RuntimeError if no thread can be had,
-        OSError if no poll object.
+        OSError if no poll object, or no room in it.
         """
         with self._lock:
             self._poll = self._poll or make_poll()
             self._start()
-            self._readers[reader.sock.fileno()] = reader
-            self._poll.register(reader.sock.fileno(), selectors.EVENT_READ)  # EPOLLIN is the same
+            fd = reader.sock.fileno()
+            self._readers[fd] = reader
+            try:
+                self._poll.register(fd, selectors.EVENT_READ)  # EPOLLIN is the same
+            except OSError:
+                del self._readers[fd]
+                raise
             self._given.notify()
 
     def hand_over(self, heir):

@@ -395,6 +395,29 @@ class Threads(Leaks):
         self.assertEqual((len(logged.output), len(trunk.server.calls)), (1, 0))
         self.assert_nothing_left(trunk)
 
+    def test_names_that_are_not_found_for_long_take_few_threads(self):
+        trunk, before, found = Trunk(), threading.active_count(), threading.Event()
+        self.addCleanup(found.set)
+        trunk.server.sock = types.SimpleNamespace(family=socket.AF_INET)
+
+        def look_up(*args):
+            found.wait(10)
+            raise OSError("not found")
+
+        with mock.patch("socket.getaddrinfo", look_up), self.assertLogs("server", "WARNING"):
+            for number in range(2 * server_module.MAX_LOOKUPS):
+                call = trunk.call(contact="sip:x@name.invalid", call_id=f"{number}",
+                                  from_tag=f"{number}")
+                call.on("hang up", why="test")
+            self.assertEqual(threading.active_count() - before, server_module.MAX_LOOKUPS)
+            self.assertEqual(len(trunk.server.calls), server_module.MAX_LOOKUPS)
+            found.set()
+            for thread in threading.enumerate():
+                if thread.name == server_module.LOOK_UP:
+                    thread.join(10)
+        trunk.server.run_due()
+        self.assert_nothing_left(trunk)
+
     def test_one_that_can_not_be_had_by_many_calls_over_is_one_line(self):
         served, heir = RTPThread(), RTPThread()
         heir.read = mock.Mock(side_effect=RuntimeError("can't start new thread"))

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import types
 import unittest
 from unittest import mock
 
@@ -239,6 +240,19 @@ class Readers(unittest.TestCase):
             for _, got, _, _ in readers:
                 self.assertEqual(got, [b"1", b"2", b"end"])
             self.assertEqual(order[0], order[1])
+
+    def test_one_that_can_not_be_watched_raises_and_ends_no_thread(self):
+        for served in self.each_poll():
+            (sock, _, take, _), bad = self.reader(b"end"), self.open()
+            served.read(Reader(sock, take))
+            poll, full = served._poll, mock.Mock(side_effect=OSError("no more"))
+            served._poll = types.SimpleNamespace(poll=poll.poll, unregister=poll.unregister,
+                                                 close=poll.close, register=full)
+            with self.assertRaises(OSError):
+                served.read(Reader(bad, lambda view, now: False))
+            self.assertEqual(len(served), 1)
+            self.sender.sendto(b"end", sock.getsockname())
+            self.wait_for_end(served)
 
     def test_no_thread_raises_and_leaves_nothing(self):
         served, sock = RTPThread(), self.open()
