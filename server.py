@@ -27,7 +27,8 @@ import config
 import recorder
 from calls import Calls
 from gate import Gate
-from net import DSCP_SIP, host_port, local_address, open_socket, plain_ip, set_dscp
+from net import (DSCP_SIP, host_port, local_address, network, open_socket, plain_ip,
+                 set_dscp)
 from sip_auth import Authenticator, hide_credentials
 from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
@@ -41,6 +42,7 @@ log = logging.getLogger("server")
 
 MAX_DATAGRAM = 65535  # bytes
 PING = b"\r\nMax-Forwards: 0\r\n"  # OPTIONS with it, from our own address, are always answered
+MAX_LOOKUPS = 10  # names that are looked up at once for the calls of one source
 MAX_TRANSACTIONS = 2000  # beyond, strangers get their answers without one
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 # The longest sleep of the loop: Python runs a signal's handler when recvfrom returns, and one that
@@ -330,8 +332,11 @@ class SIPServer:
             host, port = hop_address(next_hop)
             if plain_ip(host):
                 go((plain_ip(host), port))
-            else:
-                threading.Thread(target=look_up, args=(host, port), daemon=True).start()
+                return
+            name = f"look-up for {network(call.invite.source[0])}"
+            if [thread.name for thread in threading.enumerate()].count(name) >= MAX_LOOKUPS:
+                raise RuntimeError(f"{MAX_LOOKUPS} names are being looked up")
+            threading.Thread(target=look_up, args=(host, port), daemon=True, name=name).start()
         except (ValueError, RuntimeError) as error:
             log.warning("%s can't be sent to %.99r: %s", method, next_hop, error)
             on_final(None)
@@ -391,7 +396,7 @@ def warn_of_strangers(settings, here):
     if not settings.allowed_peers:
         log.warning("%s is a public address; only private networks are answered: name the others "
                     "in ALLOWED_PEERS", here)
-    elif (any(not network.prefixlen for network in settings.allowed_peers)
+    elif (any(not peers.prefixlen for peers in settings.allowed_peers)
           and not settings.sip_password_file):
         log.warning("%s is a public address, and ALLOWED_PEERS lets everybody call", here)
 
