@@ -224,10 +224,13 @@ class SIPServer:
             log.debug("not sent: %s has not sent enough for it", address[0])
 
     def receive(self, data, address, connection=None):
-        """Take one message: drop it, or give it to whom it concerns, or answer it."""
+        """Take one message: drop it, or give it to whom it concerns, or answer it.
+
+        Return False where it was not even looked at.
+        """
         ping = address[0] == self.gate.home and data.startswith(b"OPTIONS ") and PING in data
         if not ping and not self.gate.admits(address, len(data), connection is not None):
-            return
+            return False
         if log.isEnabledFor(logging.DEBUG):
             log.debug("from %s %r", host_port(*address), hide_credentials(data))
         message = SIPMessage(data, address, connection)
@@ -238,6 +241,7 @@ class SIPServer:
                 log.debug("dropped: a response to nothing we sent")
         else:
             self._receive_request(message)
+        return True
 
     def _receive_request(self, request):
         try:

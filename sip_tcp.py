@@ -20,6 +20,7 @@ MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_ONE = 500, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 CONNECT_SECONDS = 5
+FLOOD_SECONDS = 1  # how long a connection that sends too much is not read
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 CONTENT_LENGTH = re.compile(
     rb"^(?:content-length|l)[ \t]*:[ \t]*(?:\r?\n[ \t]+)?([0-9]{1,9})[ \t]*\r?$",
@@ -102,6 +103,7 @@ class Connection:
     address: the peer's (ip, port). sock: connected, or None to connect to address first, from the
     IP `here` where that is given. on_message(data, connection) and on_end(connection) are called
     from the thread, on_end last; `taken()` is to be called for each message once it is done with.
+    flooding: its messages are too many, and are to wait.
     """
 
     def __init__(self, address, on_message, on_end, sock=None, here=None):
@@ -111,7 +113,7 @@ class Connection:
         self._on_message, self._on_end = on_message, on_end
         self._lock = threading.Lock()  # guards _sock and _pending
         self._pending = [] if sock is None else None  # None once connected
-        self.open = True
+        self.open, self.flooding = True, False
 
     def start(self):
         """Begin to read. Raises RuntimeError where no thread can be had."""
@@ -184,6 +186,8 @@ class Connection:
             self.send(data)
 
     def _pass_on(self, message):
+        if self.flooding:
+            time.sleep(FLOOD_SECONDS)
         while self.open and not self._unread.acquire(timeout=1):
             pass  # the SIP thread has enough of ours: let the peer wait
         self._on_message(message, self)
@@ -201,9 +205,7 @@ class Connection:
             for message in framer.feed(data):
                 if message:
                     deadline = None  # it speaks SIP, and may be idle for hours
-                    self._pass_on(message)
-                else:
-                    self.send(b"\r\n")
+                self._pass_on(message)
             if framer.half and deadline is None:
                 deadline = time.monotonic() + HALF_SECONDS
             elif deadline is not None and time.monotonic() > deadline:
@@ -214,7 +216,8 @@ class TCPTransport:
     """Every TCP connection, and the socket that listens for more.
 
     post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
-    message there. gate: a Gate, for connections. All methods belong to the SIP thread.
+    message there, and says False where it is one too many. gate: a Gate, for connections and
+    keepalives. All methods belong to the SIP thread.
     """
 
     def __init__(self, post, receive, gate):
@@ -311,7 +314,12 @@ class TCPTransport:
 
     def _take(self, data, connection):
         try:
-            self._receive(data, connection.address, connection)
+            if data:
+                heard = self._receive(data, connection.address, connection)
+            else:
+                heard = self._gate.admits(connection.address, 0, tcp=True)
+                heard = heard and connection.send(b"\r\n")
+            connection.flooding = not heard
         finally:
             connection.taken()
 

@@ -6,6 +6,7 @@ import threading
 import time
 import unittest
 from ipaddress import ip_network
+from unittest import mock
 
 import sip_tcp
 from gate import Gate
@@ -289,6 +290,24 @@ class Stalled(unittest.TestCase):
         self.assertFalse(more.wait(0.2))
         connection.taken()
         self.assertTrue(more.wait(SECONDS))
+
+    def test_a_connection_that_sends_too_much_is_read_more_slowly(self):
+        transport = TCPTransport(None, lambda *args: heard, Gate((), "", 10, Clock()))
+        connection, sent = Connection(("127.0.0.2", 5060), lambda *args: None, None), []
+        connection.send = lambda data: sent.append(data) or True
+        with mock.patch("sip_tcp.time.sleep") as slept:
+            for heard in (True, False):
+                transport._take(ONE, connection)
+                connection._pass_on(TWO)
+                self.assertEqual(slept.called, not heard)
+            slept.reset_mock()
+            transport._take(b"", connection)  # a keepalive, and one too many
+            connection._pass_on(TWO)
+            self.assertEqual((sent, slept.called), ([b"\r\n"], False))
+            with self.assertLogs("gate", "WARNING"):
+                transport._take(b"", connection)
+            connection._pass_on(TWO)
+            self.assertEqual((sent, slept.called), ([b"\r\n"], True))
 
     def test_what_a_dead_connection_does_not_take_goes_by_a_new_one(self):
         dead = StandIn()
