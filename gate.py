@@ -19,6 +19,7 @@ PRIVATE = tuple(map(ipaddress.ip_network, (  # RFC 1122, 1918, 3927; RFC 4291, 4
     "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
     "::1/128", "fc00::/7", "fe80::/10")))
 MOST, PORTS = 10000, 4  # sources that are remembered, and ports of each
+LONG = 1500  # octets: a message counts once more for each so many
 AMPLIFY = 3  # octets to a stranger for each that came from it (as RFC 9000 8.1 has it)
 MOST_CREDIT = 65536  # octets
 MINUTE = 60  # seconds
@@ -35,14 +36,14 @@ class Counts:
         self._clock, self._seconds, self._period, self._counts = clock, seconds, None, {}
         self._lock = threading.Lock()  # any thread may log
 
-    def add(self, key):
+    def add(self, key, times=1):
         """Count a key; return how often it came in this period, without end for one too many."""
         period = int(self._clock() / self._seconds)
         with self._lock:
             if period != self._period:
                 self._period, self._counts = period, {}
-            count = self._counts.get(key, 0) + 1
-            if count == 1 and len(self._counts) >= MOST:
+            count = self._counts.get(key, 0) + times
+            if count == times and len(self._counts) >= MOST:
                 return math.inf
             self._counts[key] = count
             return count
@@ -55,7 +56,7 @@ class Gate:
     Who is named there by an address of its own is no stranger, but has to show that it hears us.
     home: the IP at which we reach ourselves; nobody else can send from it.
     rate: messages a second of one source that is known; a stranger may send a tenth, and all
-    strangers together half of it. 0: no limit. clock: seconds.
+    strangers together half of it. Long ones count as several. 0: no limit. clock: seconds.
     """
 
     def __init__(self, peers, home, rate, clock):
@@ -85,7 +86,7 @@ class Gate:
         if not self.allows(ip):
             self._say_once("not a peer", ip, "%s is not answered: ALLOWED_PEERS does not name it")
             return False
-        who = self._rate and self._find_flood(address, tcp)
+        who = self._rate and self._find_flood(address, 1 + size // LONG, tcp)
         if who:
             self._say_once("too much", who, "%s: too many messages, some are dropped: SIP_RATE")
             return False
@@ -94,17 +95,17 @@ class Gate:
             remember(self._credit, ip, min(credit, MOST_CREDIT))
         return True
 
-    def _find_flood(self, address, tcp):
-        """Return who sends too much, or ""."""
+    def _find_flood(self, address, times, tcp):
+        """Return who sends too much, or ""; the first message of a second never is."""
         ip = address[0]
         if self.knows(ip):
             # what another port of it sends may be forged: it counts by itself, as does TCP
             port = "TCP" if tcp else address[1] if address[1] in self._known.get(ip, ()) else ""
             key = ip, port
-            return ip if self._messages.add(key) > self._rate else ""
-        if self._strange.add(network(ip)) > max(1, self._rate / 10):
+            return ip if self._messages.add(key, times) >= self._rate + times else ""
+        if self._strange.add(network(ip), times) >= max(1, self._rate // 10) + times:
             return ip
-        return STRANGERS if self._strange.add(STRANGERS) > self._rate / 2 else ""
+        return STRANGERS if self._strange.add(STRANGERS, times) >= self._rate // 2 + times else ""
 
     def knows(self, ip):
         """Say whether an address is no stranger: a call of it was ACKed, or it is named alone."""

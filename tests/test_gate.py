@@ -156,6 +156,14 @@ class Rate(unittest.TestCase):
         counts = [self.answered(peer, (f"2001:db8:0:{n % 2}::{n}", 5060), 1) for n in range(2, 42)]
         self.assertEqual(sum(counts), 20)
 
+    def test_a_long_message_counts_as_several(self):
+        gate = Gate((), "", 1000, Clock())
+        gate.prove(("10.0.0.1", 5060))
+        known = [gate.admits(("10.0.0.1", 5060), 65535) for _ in range(100)]
+        stranger = [gate.admits(("10.0.0.2", 5060), 65535) for _ in range(100)]
+        self.assertEqual((sum(known), sum(stranger)), (23, 3))
+        self.assertTrue(Gate((), "", 2, Clock()).admits(("10.0.0.1", 5060), 65535))
+
     def test_garbage_counts_as_messages_do(self):
         peer = trunk()
         for _ in range(5):
