@@ -15,8 +15,9 @@ from net import DSCP_SIP, host_port, network, open_socket, set_dscp, wake_every
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
-# that others open: in all, and of strangers; of one of these
-MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_ONE = 500, 250, 100
+# that others open: in all, and of strangers; of one that had a call, and of one of these. That we
+# open: in all, and to one
+MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_KNOWN, MAX_OF_ONE = 500, 250, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 CONNECT_SECONDS = 5
@@ -285,7 +286,7 @@ class TCPTransport:
         accepted = [one.network for one in self._connections.values() if one.accepted]
         of_one = accepted.count(whose)
         if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_STRANGERS)
-                or (of_one >= MAX_OF_ONE and not known)):
+                or of_one >= (MAX_OF_KNOWN if known else MAX_OF_ONE)):
             log.warning("no connection with %s: %d are open, %d of them its own",
                         host_port(*address), len(accepted), of_one)
             sock.close()
@@ -297,8 +298,10 @@ class TCPTransport:
         try:
             if sock is not None:
                 tune(sock)
-            elif sum(not one.accepted for one in self._connections.values()) >= MAX_CONNECTIONS:
-                raise RuntimeError(f"{MAX_CONNECTIONS} of ours are open")
+            else:
+                ours = [one.network for one in self._connections.values() if not one.accepted]
+                if len(ours) >= MAX_CONNECTIONS or ours.count(connection.network) >= MAX_OF_ONE:
+                    raise RuntimeError(f"{len(ours)} of ours are open")
             log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s",
                     connection.name, "accepted" if sock else "being made")
             connection.start()

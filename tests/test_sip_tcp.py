@@ -379,10 +379,16 @@ class Stalled(unittest.TestCase):
             transport._take_connection(("10.0.0.2", 40000), ours)
         gate.prove(("10.0.0.1", 5060))
         transport._take_connection(("10.0.0.1", 40000), ours)
-        self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1"])
+        transport._connections.update(held(sip_tcp.MAX_OF_KNOWN, "10.0.0.1", ours))
+        with self.assertLogs("sip_tcp", "WARNING"):  # who had a call leaves room for others as well
+            transport._take_connection(("10.0.0.1", 40000), ours)
+        self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1", "closed"])
         del transport._begin
         with self.assertLogs("sip_tcp", "WARNING"):  # and we open no more than that
             self.assertIsNone(transport._begin(("10.0.4.1", 5060), None))
+        transport._connections = held(sip_tcp.MAX_OF_ONE, "10.0.3.1", None)
+        with self.assertLogs("sip_tcp", "WARNING"):  # nor that many to one
+            self.assertIsNone(transport._begin(("10.0.3.1", 5060), None))
 
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
         posted = []
