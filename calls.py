@@ -101,7 +101,7 @@ class Calls(CallTable):
             media = self.open_media(peer_ip)
             call = Call(request, host_port(ip, server.port), server.reply, server.after,
                         server.request, self.release, self.drop)
-            media.on_key = lambda key: server.call_soon(self.on_key, call, key, "RTP")
+            media.on_key = lambda key: self._post(self.on_key, call, key, "RTP")
             call.media = media
             call.timer = SessionTimer(call, server.after, self.hang_up)
             call.session = sdp.LocalSession(
@@ -116,6 +116,14 @@ class Calls(CallTable):
             log.warning("no RTP port: %s", error)
             # not 503: CUBE would take the whole trunk out of service for it
             raise SIPError(486, "") from None
+
+    def _post(self, function, call, *args):
+        """Call function(call, *args) in the SIP thread, as the doing of who calls; from any."""
+        self._server.call_soon(self._act, function, call, *args)
+
+    def _act(self, function, call, *args):
+        self._server.gate.blame(call.invite.source[0])
+        function(call, *args)
 
     def open_media(self, peer_ip):
         """Return an RTPSession on a free port. Raises OSError where there is none."""
@@ -170,10 +178,8 @@ class Calls(CallTable):
     # A bot's call. What the bot asks for comes by `call_soon`, maybe too late
 
     def _offer_to_bot(self, call, body):
-        server = self._server
-
         def act(name, *args):
-            server.call_soon(getattr(self, f"bot_{name}"), call, *args)
+            self._post(getattr(self, f"bot_{name}"), call, *args)
 
         call.bot = BotCall(call.caller, call.called, call.identity.name, call.invite.headers,
                            call.media, act, self._config)

@@ -82,7 +82,7 @@ class Gate:
     def admits(self, address, size, tcp=False):
         """Say whether a message of so many octets from an (ip, port) is to be looked at."""
         ip = address[0]
-        self._speaker, self._thread = ip, threading.get_ident()
+        self.blame(ip)
         if not self.allows(ip):
             self._say_once("not a peer", ip, "%s is not answered: ALLOWED_PEERS does not name it")
             return False
@@ -136,6 +136,10 @@ class Gate:
     def _say_once(self, what, ip, text):
         if self._strange_lines.add((what, ip)) == 1:
             log.warning(text, ip)
+
+    def blame(self, ip):
+        """Say that what is logged from now on is the doing of an address."""
+        self._speaker, self._thread = ip, threading.get_ident()
 
     def done(self):
         """Say that what is logged from now on is nobody's doing."""

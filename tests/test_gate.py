@@ -446,6 +446,22 @@ class Log(unittest.TestCase):
         logging.getLogger("calls").warning("no thread: %s", "x")
         self.assertEqual(self.lines[-1], "no thread: x")
 
+    def test_what_a_bot_or_a_key_brings_is_the_doing_of_who_calls(self):
+        call, server = self.peer.call(), self.peer.server
+        server.gate._known.clear()
+        for _ in range(200):
+            call.keys._told.clear()
+            call.media.on_key("1")
+            server.run_due()
+        self.assertEqual(len(self.lines), LINES + 1)
+        self.lines.clear()
+        self.peer.advance(60)
+        server.calls._bot = lambda call: None
+        server.calls.start_bot = lambda call: call.bot._act("refuse", 603)
+        for number in range(200):
+            self.peer.say("INVITE", body=OFFER, call_id=f"{number}", from_tag=f"{number}")
+        self.assertEqual(len([line for line in self.lines if "its bot refused" in line]), LINES)
+
     def test_what_is_posted_after_a_strangers_message_is_not_its_doing(self):
         for _ in range(200):
             self.peer.send(self.peer.request("REGISTER"), STRANGER)
