@@ -20,6 +20,7 @@ MAX_MESSAGE = 65535  # bytes, as much as a datagram
 MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_KNOWN, MAX_OF_ONE = 500, 250, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
+UNSENT = 1 << 18  # bytes not acknowledged yet by a peer far away: what 200 calls at once get
 CONNECT_SECONDS = 5
 FLOOD_SECONDS = 1  # how long a connection that sends too much is not read
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
@@ -95,6 +96,7 @@ def tune(sock):
     """Set what SIP wants of a TCP socket. Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for idle ones whose peer is gone
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a 200 right behind its 100
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
     set_dscp(sock, DSCP_SIP)
 
 

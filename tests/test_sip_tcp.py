@@ -337,16 +337,18 @@ class Stalled(unittest.TestCase):
         self.assertTrue(ended.wait(5))
         connection.close()
 
-    def test_an_accepted_connection_sends_at_once_and_notices_a_dead_peer(self):
+    def test_an_accepted_connection_sends_at_once_and_much_and_notices_a_dead_peer(self):
         transport = TCPTransport(lambda *args: None, None, None)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             with socket.create_connection(listener.getsockname()):
                 sock, address = listener.accept()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 46080)  # as by Ethernet
                 with self.assertLogs("sip_tcp", "INFO"):
                     connection = transport._begin(address, sock)
                 self.addCleanup(connection.close)
+                self.assertGreater(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), 200000)
                 self.assertTrue(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
                 self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
