@@ -101,7 +101,7 @@ class Gate:
         if self.knows(ip):
             # what another port of it sends may be forged: it counts by itself, as does TCP
             port = "TCP" if tcp else address[1] if address[1] in self._known.get(ip, ()) else ""
-            key = ip, port
+            key = network(ip), port
             return ip if self._messages.add(key, times) >= self._rate + times else ""
         if self._strange.add(network(ip), times) >= max(1, self._rate // 10) + times:
             return ip
@@ -157,7 +157,7 @@ class Gate:
         if not ip or record.levelno <= logging.DEBUG or record.thread != self._thread:
             return True
         if ip in self._known:
-            return self._may_say(self._lines, ip, self._rate * MINUTE / 2 or math.inf)
+            return self._may_say(self._lines, network(ip), self._rate * MINUTE / 2 or math.inf)
         if record.name == "sip_auth" and record.levelno >= logging.WARNING:
             return True  # that somebody guesses passwords, once a minute
         return (self._may_say(self._strange_lines, network(ip), LINES)

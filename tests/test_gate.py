@@ -4,6 +4,7 @@ import logging
 import tempfile
 import threading
 import unittest
+from ipaddress import ip_network
 from unittest import mock
 
 from calls import MAX_STRANGERS
@@ -155,6 +156,13 @@ class Rate(unittest.TestCase):
         peer = Trunk(known=False, BIND_IP="2001:db8::1", SIP_RATE="100")
         counts = [self.answered(peer, (f"2001:db8:0:{n % 2}::{n}", 5060), 1) for n in range(2, 42)]
         self.assertEqual(sum(counts), 20)
+
+    def test_so_does_one_whose_addresses_had_calls(self):
+        gate = Gate([ip_network("2001:db8::/32")], "", 20, Clock())
+        sources = [(f"2001:db8:0:1::{number}", 5060) for number in range(1, 10)]
+        for source in sources:
+            gate.prove(source)
+        self.assertEqual(sum(gate.admits(source, 1) for source in sources * 10), 20)
 
     def test_a_long_message_counts_as_several(self):
         gate = Gate((), "", 1000, Clock())
