@@ -139,7 +139,7 @@ def parse(body):
             here = MediaLine(value, session.address, session.direction)
             media.append(here)
         elif kind == "t" and here is session:
-            time = value
+            time = " ".join(value.split()[:2])  # it is repeated, and may hold a bare CR
         elif kind == "c":
             here.address = value.split()
         elif kind == "a" and value in DIRECTIONS:

@@ -162,6 +162,7 @@ class Answers(unittest.TestCase):
     def test_the_times_of_the_offer_are_repeated(self):
         self.assertIn("t=2873397496 2873404696",
                       self.answer(AUDIO, HEAD.replace("t=0 0", "t=2873397496 2873404696")))
+        self.assertIn("t=0 0", self.answer(AUDIO, HEAD.replace("t=0 0", "t=0 0\rm=video 1 x 2")))
 
     def test_audio_wanted_at_one_of_our_own_addresses_is_refused(self):
         session = LocalSession("192.0.2.1", 20000, lambda at: at == ("10.0.0.1", 4000))
