@@ -189,7 +189,7 @@ class Call:
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
         log.debug("call %r: BYE answered with %s", self.call_id, response and response.status)
         if response is None and self.acked:  # else it was not to be
-            log.info("call from %r: no answer to our BYE, to %.200a; Call-ID %a", self.caller,
+            log.info("call from %r: no answer to our BYE, to %.99a; Call-ID %a", self.caller,
                      self.routes[0] if self.routes else self.target, self.call_id[:100])
         self.on("bye done")
 

@@ -431,7 +431,7 @@ class Log(unittest.TestCase):
         call.referral.on_news(603, "x" * 9000)
         call.target = f"sip:{'x' * 9000}"
         self.peer.server.calls.hang_up(call, "test")
-        self.assertEqual(len(self.lines), 4)
+        self.assertEqual(len(self.lines), 5)
         self.assertLess(max(map(len, self.lines)), 1000, self.lines)
 
     def test_lines_about_all_strangers_together_are(self):
