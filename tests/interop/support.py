@@ -96,7 +96,7 @@ class Background:
         self._close()
 
 
-def end(process, seconds=10):
+def end(process, seconds=PATIENCE):
     """Send SIGTERM to a process of ours and return its exit code; it is killed if it stays."""
     process.terminate()
     try:
