@@ -72,6 +72,9 @@ class Call:
     def __repr__(self):
         return f"<call from {self.caller!r} to {self.called!r}>"
 
+    def __str__(self):
+        return f"call from {self.caller!r}, Call-ID {self.headers.get('Call-ID', '')[:100]!a}"
+
     @property
     def ended(self):
         """True once the call is over."""
@@ -236,7 +239,7 @@ class Call:
             path = os.path.join(self._settings.record_dir, name)
             self._audio.record("all", Recorder(path, self.rate))
         except OSError as error:
-            log.warning("call from %r is not recorded: %s", self.caller, error)
+            log.warning("%s is not recorded: %s", self, error)
 
     # Ending
 
@@ -267,7 +270,7 @@ class Call:
             raise CallEnded(self._why)  # before it was accepted
         if status < 200 and not self.ended:
             status, reason = 408, "no news of the transfer"
-            log.info("call from %r: transfer to %r: no news for %g s", self.caller, uri, timeout)
+            log.info("%s: transfer to %r: no news for %g s", self, uri, timeout)
         if status >= 300:
             raise TransferError(status, reason)
         self._finish("transferred")
@@ -302,9 +305,9 @@ class Call:
         try:
             function(self)
         except CallEnded:
-            log.debug("call from %r: it ended while its bot served it", self.caller)
+            log.debug("%s: it ended while its bot served it", self)
         except BaseException:  # SystemExit and asyncio's CancelledError as well
-            log.exception("call from %r: its bot failed", self.caller)
+            log.exception("%s: its bot failed", self)
             status, why = 500, "its bot failed"
         self._audio.forget()
         self._act("finish", status, why)
@@ -314,7 +317,7 @@ class Call:
         try:
             return self._audio.tick()
         except Exception:
-            log.exception("call from %r: its audio failed", self.caller)
+            log.exception("%s: its audio failed", self)
             self._audio.failed = True
             self._act("finish", 500, "its audio failed")
             return True

@@ -227,7 +227,7 @@ class Calls(CallTable):
 
         def on_news(status, reason):
             if status >= 200:
-                log.info("call from %r: transfer to %r: %d %.99r", call.caller, uri, status, reason)
+                log.info("%s: transfer to %r: %d %.99r", call, uri, status, reason)
             tell(status, reason)
 
         call.refer(uri, on_news)
@@ -284,11 +284,11 @@ class Calls(CallTable):
             if answer is not None:
                 call.media.update(call.session.on_answer(answer))
         except (SIPError, ValueError) as error:
-            log.warning("call from %r: the answer in the ACK can't be used: %s", call.caller, error)
+            log.warning("%s: the answer in the ACK can't be used: %s", call, error)
             self.hang_up(call, "unusable SDP answer", 47)
             return
         if not call.media.flow.formats:
-            log.info("call from %r: no audio agreed in the ACK", call.caller)
+            log.info("%s: no audio agreed in the ACK", call)
             self.later(TIMEOUT, self._check_agreed, call)
 
     def _check_agreed(self, call):
@@ -317,10 +317,10 @@ class Calls(CallTable):
     def on_key(self, call, key, way):
         """Take a key the caller pressed; way: what told it."""
         if not call.keys.is_new(key, way, self._server.clock()):
-            log.debug("call from %r: the same key again (%s)", call.caller, way)
+            log.debug("%s: the same key again (%s)", call, way)
             return
         # what is told to a bot may be a PIN
-        log.info("call from %r: key %s (%s)", call.caller, "pressed" if call.bot else key, way)
+        log.info("%s: key %s (%s)", call, "pressed" if call.bot else key, way)
         if call.bot:
             call.bot.on_key(key)
 

@@ -103,6 +103,9 @@ class Call:
         self.body = b""  # of the 200 that a bot will send
         self.began = None  # when it was answered, by the server's clock
 
+    def __str__(self):
+        return f"call from {self.caller!r}, Call-ID {self.call_id[:100]!a}"
+
     @property
     def key(self):
         return self.call_id, self.local_tag, self.remote_tag
@@ -126,7 +129,7 @@ class Call:
         """
         row = TRANSITIONS.get((self.state, event))
         if row is None:
-            log.debug("call %r: %s while %s changes nothing", self.call_id, event, self.state)
+            log.debug("%s: %s while %s changes nothing", self, event, self.state)
             return False
         self.state, action = row
         if why and not self.why:
@@ -151,7 +154,7 @@ class Call:
         told = message.header("P-Asserted-Identity") or message.header("Remote-Party-ID")
         if told and get_caller_number(message) not in ("", self.connected):
             self.connected, self.identity = get_caller_number(message), get_identity(message)
-            log.info("call from %r: connected with %r now", self.caller, self.connected)
+            log.info("%s: connected with %r now", self, self.connected)
 
     def on_ack(self, cseq):
         """Take an ACK; return the Unacked it confirms, None for a repeat or a stray."""
@@ -187,10 +190,10 @@ class Call:
 
     def _on_bye_answer(self, response):
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
-        log.debug("call %r: BYE answered with %s", self.call_id, response and response.status)
+        log.debug("%s: BYE answered with %s", self, response and response.status)
         if response is None and self.acked:  # else it was not to be
-            log.info("call from %r: no answer to our BYE, to %.99a; Call-ID %a", self.caller,
-                     self.routes[0] if self.routes else self.target, self.call_id[:100])
+            log.info("%s: no answer to our BYE, to %.99a", self,
+                     self.routes[0] if self.routes else self.target)
         self.on("bye done")
 
     def finish(self):

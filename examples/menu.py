@@ -48,6 +48,6 @@ def answer(call):
             if choice:
                 choice(call)
         except (TransferError, ValueError) as error:  # refused; no OPERATOR; a phone without keys
-            log.warning("call from %r: %s", call.caller, error)
+            log.warning("%s: %s", call, error)
             call.say(prompt("sorry", "Sorry, that is not possible now."))
     call.say(prompt("bye", "Good bye."))

@@ -44,7 +44,7 @@ def answer(call):
                      {"end of speech": began + utterance.end - TAIL})
             failures = 0
         except AIError as error:
-            log.warning("call from %r: %s", call.caller, error)
+            log.warning("%s: %s", call, error)
             call.say(prompt("sorry", "Sorry, something went wrong. Please try again."))
             failures += 1
             if failures == FAILURES:
@@ -56,7 +56,7 @@ def converse(call, utterance, history, times):
     times["silence"] = monotonic()
     text = transcribe(utterance.wav())
     times["transcription"] = monotonic()
-    log.info("call from %r: heard %r", call.caller, text)
+    log.info("%s: heard %r", call, text)
     if not text:
         return
     remember(history, "user", text)
@@ -64,7 +64,7 @@ def converse(call, utterance, history, times):
     chunks = ahead(speech([SYSTEM, *history], said, times))
     seconds = call.say(chunks, rate=TTS_RATE, barge_in="voice")
     text = heard(said, seconds)
-    log.info("call from %r: said %r, first audio %s", call.caller, text, delays(times))
+    log.info("%s: said %r, first audio %s", call, text, delays(times))
     if text:
         remember(history, "assistant", text)
 

@@ -606,7 +606,8 @@ class Ending(BotCase):
         with self.assertLogs("bot", "INFO") as logged, self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1", timeout=0)
         self.assertEqual(logged.records[0].getMessage(),
-                         "call from '4711': transfer to 'sip:desk@10.1.1.1': no news for 0 s")
+                         "call from '4711', Call-ID '': transfer to 'sip:desk@10.1.1.1': "
+                         "no news for 0 s")
 
     def test_news_of_a_transfer_given_up_do_not_count_for_the_next(self):
         with self.assertRaises(bot.TransferError):

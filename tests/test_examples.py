@@ -40,6 +40,9 @@ class FakeCall:
         self.transferred, self.refusal = [], None
         self.recorded, self.timeouts = [], []
 
+    def __str__(self):
+        return "the call"
+
     def answer(self):
         self.answered = True
 
@@ -501,7 +504,7 @@ class VoiceBot(Served):
 
     def test_the_time_to_the_first_audio_is_logged_step_by_step(self):
         _, logged = self.talk()
-        self.assertRegex(logged[-1], r"^call from '4711': said 'Hi you. Bye.', first audio "
+        self.assertRegex(logged[-1], r"^the call: said 'Hi you. Bye.', first audio "
                          r"-?\d+\.\d\d s after the end of speech: silence -?\d+\.\d\d, "
                          r"transcription \d+\.\d\d, model \d+\.\d\d, voice \d+\.\d\d$")
 
@@ -535,7 +538,7 @@ class VoiceBot(Served):
             call, logged = self.talk()
             self.script[path] = before
             warning = logged[-1]
-            self.assertIn(f"call from '4711': {path[3:]}: ", warning)
+            self.assertIn(f"the call: {path[3:]}: ", warning)
             self.assertRegex(warning, expected)
             self.assertNotIn("\n", warning)
             self.assertEqual(call.said, [(b"sorry", None, False)], (path, expected))

@@ -135,7 +135,8 @@ class Update(InCall):
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
         self.assertEqual([record.getMessage() for record in logged.records],
-                         ["call from '4711': connected with '5555' now"])
+                         ["call from '4711', Call-ID 'call-1@192.0.2.10': connected with '5555' "
+                          "now"])
         self.assertEqual((self.call.connected, self.call.identity.name), ("5555", "Carol"))
 
     def test_an_sdp_body_without_a_content_type_is_an_offer(self):
@@ -164,7 +165,8 @@ class Others(InCall):
                 self.say("NOTIFY", body=b"\7" + flags + b"\7\xd0", headers=[
                     "Event: telephone-event", "Content-Type: audio/telephone-event"])
         self.assertEqual([record.getMessage() for record in logged.records],
-                         ["call from '4711': key 5 (INFO)", "call from '4711': key 7 (NOTIFY)"])
+                         [f"call from '4711', Call-ID 'call-1@192.0.2.10': key {key}"
+                          for key in ("5 (INFO)", "7 (NOTIFY)")])
 
     def test_an_info_package_is_469(self):
         refused = self.say("INFO", headers=["Info-Package: foo"])

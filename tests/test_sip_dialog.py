@@ -68,8 +68,8 @@ class States(Dialog):
                 call.on("hang up", why="test")
                 self.requests.pop()[-1](None)
         self.assertEqual([record.getMessage() for record in logged.records], [
-            "call from '4711': no answer to our BYE, to 'sip:4711@10.0.0.5:5062;x=y'; "
-            "Call-ID 'c@h'"])
+            "call from '4711', Call-ID 'c@h': no answer to our BYE, to "
+            "'sip:4711@10.0.0.5:5062;x=y'"])
 
     def test_byes_that_cross_end_the_call_once(self):
         call = self.confirmed()
