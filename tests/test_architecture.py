@@ -35,7 +35,8 @@ def imports(path):
 
 class Architecture(unittest.TestCase):
     def test_every_module_imports_only_what_it_may(self):
-        self.assertEqual({path.stem for path in ROOT.glob("*.py")}, set(MAY_IMPORT))
+        modules = {path.stem for path in ROOT.glob("*.py")}
+        self.assertEqual(modules - {"my_bot"}, set(MAY_IMPORT))  # README lets users write that one
         for name, allowed in MAY_IMPORT.items():
             ours = {module for module in imports(ROOT / f"{name}.py") if module in MAY_IMPORT}
             self.assertLessEqual(ours, set(allowed.split()), name)
