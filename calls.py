@@ -373,12 +373,12 @@ class Calls(CallTable):
     def is_own(self, address, rtp_port):
         """Say whether an (ip, port) is our SIP socket or the RTP socket of this or another call."""
         ip, port = address
-        bind_ip, advertised_ip = self._config.bind_ip, self._config.advertised_ip
+        config = self._config
         if port not in (self._server.port, rtp_port) and port not in self._ports:
             return False
-        if bind_ip not in ("0.0.0.0", "::"):
-            return ip in (bind_ip, advertised_ip)  # whoever has another may have the same port
-        return ip.startswith("127.") or ip in (advertised_ip, local_address(ip))
+        if config.binds_one:  # whoever has another address may have the same port
+            return ip in (config.bind_ip, config.advertised_ip)
+        return ip.startswith("127.") or ip in (config.advertised_ip, local_address(ip))
 
 
 def statistics(media, seconds):

@@ -148,6 +148,11 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):
         """The address at which this machine itself reaches the server."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_ip, self.bind_ip)
 
+    @property
+    def binds_one(self):
+        """True where the server listens on one address, not on all of them."""
+        return self.bind_ip == self.reach_ip
+
     @classmethod
     def from_env(cls, environ):
         """Read the settings from a mapping like os.environ. Raises ConfigError."""

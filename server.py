@@ -199,7 +199,7 @@ class SIPServer:
 
     def address_towards(self, ip):
         """Return the address a caller at ip is told to send to."""
-        if self.config.advertised_ip or self.config.bind_ip not in ("0.0.0.0", "::"):
+        if self.config.advertised_ip or self.config.binds_one:
             return self.config.advertised_ip or self.config.bind_ip
         return local_address(ip)
 
