@@ -7,7 +7,6 @@
 
 `BOT=my_bot:answer python server.py` runs it, or `server.main(answer)`. PCM is 16-bit signed
 little-endian mono, 8000 Hz unless the bot asks for more.
-Imports: codec, config (its error), conversation, recorder, vad.
 """
 
 import importlib
@@ -21,11 +20,12 @@ import time
 import traceback
 from collections.abc import Generator, Iterable
 
-import codec
-from config import ConfigError
-from conversation import Conversation
-from recorder import Recorder, wav
-from vad import UtteranceCutter
+from siprtp.config import ConfigError
+from siprtp.media import codec
+from siprtp.media.conversation import Conversation
+from siprtp.media.recorder import Recorder
+from siprtp.media.vad import UtteranceCutter
+from siprtp.media.wav import wav
 
 __all__ = ["Call", "CallEnded", "TransferError", "echo", "wav"]
 

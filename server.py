@@ -1,7 +1,7 @@
 """The SIP server: one loop for datagrams, timers and posted calls; and main.
 
 All SIP state lives in the thread that runs `serve_forever`; other threads reach it by `call_soon`
-alone.  Imports: bot, calls, config, gate, net, recorder, sip_*.
+alone.
 """
 
 import argparse
@@ -23,20 +23,28 @@ except ImportError:  # not of Windows
     resource = None
 
 import bot
-import config
-import recorder
-from calls import Calls
-from gate import Gate
-from net import (DSCP_SIP, host_port, local_address, network, open_socket, plain_ip,
-                 set_dscp)
-from sip_auth import Authenticator, hide_credentials
-from sip_dialog import hop_address, hop_transport
 from sip_message import SIPError, SIPMessage
-from sip_methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
 from sip_response import SIPResponse, TCPHop, response_address, serialize
-from sip_tcp import TCPTransport
-from sip_transaction import ClientTransactions, ServerTransactions
 from sip_utils import new_branch, new_tag
+from siprtp import config
+from siprtp.calls import Calls
+from siprtp.logs import LogThrottle
+from siprtp.media import recorder
+from siprtp.sip.admission import Admission
+from siprtp.sip.auth import Authenticator, hide_credentials
+from siprtp.sip.dialog import hop_address, hop_transport
+from siprtp.sip.methods import ALLOW, METHODS, NOT_ALLOWED, UNDERSTOOD
+from siprtp.sip.tcp import TCPTransport
+from siprtp.sip.transaction import ClientTransactions, ServerTransactions
+from siprtp.sockets import (
+    DSCP_SIP,
+    host_port,
+    local_address,
+    network,
+    open_socket,
+    plain_ip,
+    set_dscp,
+)
 
 log = logging.getLogger("server")
 
@@ -71,10 +79,13 @@ class SIPServer:
         self.stopping = False  # then no new call is taken
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
-        self.gate = Gate(config.allowed_peers, config.reach_ip, config.sip_rate, clock)
+        self.log_throttle = LogThrottle(clock, config.sip_rate,
+                                        lambda ip: self.admission.has_acked(ip))
+        self.admission = Admission(config.allowed_peers, config.reach_ip, config.sip_rate, clock,
+                                   self.log_throttle.begin)
         self.transactions = ServerTransactions(self.reply, self.after)
         self.requests = ClientTransactions(self.send, self.after)
-        self.tcp = TCPTransport(self.call_soon, self.receive, self.gate)
+        self.tcp = TCPTransport(self.call_soon, self.receive, self.admission)
         self.calls = Calls(self, bot)
         self.authenticator = None
         if config.sip_password_file:
@@ -143,7 +154,7 @@ class SIPServer:
         except Exception:
             log.exception("%s failed", getattr(function, "__name__", function))
         finally:
-            self.gate.done()
+            self.log_throttle.end()
 
     def after(self, seconds, function, *args):
         """Call function(*args) in the SIP thread when so many seconds have passed."""
@@ -218,7 +229,7 @@ class SIPServer:
 
     def reply(self, data, address):
         """Send an answer; over UDP to a stranger only a few times as much as came from it."""
-        if isinstance(address, TCPHop) or self.gate.pays(address[0], len(data)):
+        if isinstance(address, TCPHop) or self.admission.take_credit(address[0], len(data)):
             self.send(data, address)
         else:
             log.debug("not sent: %s has not sent enough for it", address[0])
@@ -228,8 +239,8 @@ class SIPServer:
 
         Return False where it was not even looked at.
         """
-        ping = address[0] == self.gate.home and data.startswith(b"OPTIONS ") and PING in data
-        if not ping and not self.gate.admits(address, len(data), connection is not None):
+        ping = address[0] == self.admission.own_ip and data.startswith(b"OPTIONS ") and PING in data
+        if not ping and not self.admission.admits(address, len(data), connection is not None):
             return False
         if log.isEnabledFor(logging.DEBUG):
             log.debug("from %s %r", host_port(*address), hide_credentials(data))
@@ -252,7 +263,7 @@ class SIPServer:
             # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction, whoever it reaches
             if self.authenticator and request.method() == "INVITE" and not request.to_tag:
                 self.authenticator.check(request)
-                self.gate.prove(request.source)  # where the nonce went
+                self.admission.verify(request.source)  # where the nonce went
             if request.method() != "ACK":
                 self._begin(request)
             self._dispatch(request)
@@ -264,7 +275,7 @@ class SIPServer:
 
     def _begin(self, request):
         """Begin the transaction of a request, unless strangers have too many (RFC 3261 8.2.7)."""
-        stranger = not self.gate.knows(request.source[0])
+        stranger = not self.admission.is_known(request.source[0])
         if not stranger or self.transactions.strangers < MAX_TRANSACTIONS:
             self.transactions.begin(request, stranger)
         elif request.method() == "INVITE":
@@ -348,7 +359,7 @@ class SIPServer:
     def _request_unacked(self, call, method, branch, data, on_final):
         """Send where the INVITE came from: it may be forged, and name anybody as its Contact."""
         address = response_address(call.invite)
-        if self.gate.hears(address[0]):
+        if self.admission.is_verified(address[0]):
             self.requests.send(method, branch, data, address, on_final, isinstance(address, TCPHop))
         else:  # once, and no more than was paid for
             self.reply(data, address)
@@ -393,7 +404,7 @@ def raise_file_limit():
             log.warning("no more than %d open files: %s", soft, error)
 
 
-def warn_of_strangers(settings, here):
+def warn_of_open_access(settings, here):
     """Say who is answered where everybody can send; here: our address as others see it."""
     if not ipaddress.ip_address(here).is_global:
         return
@@ -476,7 +487,7 @@ def main(function=None, argv=()):
     raise_file_limit()
     server = SIPServer(settings, function)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(server.gate)
+        handler.addFilter(server.log_throttle)
     try:
         server.open()
     except (OSError, RuntimeError) as error:
@@ -488,7 +499,7 @@ def main(function=None, argv=()):
     log.info("listening on UDP and TCP %s; call sip:echo@%s%s",
              host_port(settings.bind_ip, server.port), host_port(here, server.port),
              f"; served by {name_of(function)}" if function else "")
-    warn_of_strangers(settings, here)
+    warn_of_open_access(settings, here)
     server.serve_forever()
     if len(signals) > 1:
         sys.exit(1)

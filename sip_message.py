@@ -2,14 +2,23 @@
 
 The constructor never raises, whatever the bytes: `.valid` says whether they are SIP at all, and
 `check()` raises the SIPError that a request with a defect is to be answered with.  Bytes in, str
-inside: what is not UTF-8 survives as surrogate escapes.  Imports: sip_utils.
+inside: what is not UTF-8 survives as surrogate escapes.
 """
 
 import re
 from collections.abc import Mapping
 
-from sip_utils import (DIGITS, TOKEN, parse_address, parse_cseq, parse_params, parse_uri,
-                       parse_via, split_list, split_outside)
+from sip_utils import (
+    DIGITS,
+    TOKEN,
+    parse_address,
+    parse_cseq,
+    parse_params,
+    parse_uri,
+    parse_via,
+    split_list,
+    split_outside,
+)
 
 COMPACT = {  # RFC 3261 7.3.3, RFC 4028, 6665, 3515, 3892, 3841
     "a": "accept-contact", "b": "referred-by", "c": "content-type", "d": "request-disposition",

@@ -1,12 +1,9 @@
-"""Build SIP messages: SIPResponse, where a response goes, and the one serializer.
-
-Imports: net, sip_utils.
-"""
+"""Build SIP messages: SIPResponse, where a response goes, and the one serializer."""
 
 from typing import NamedTuple
 
-from net import same_ip
 from sip_utils import split_outside, stable_tag
+from siprtp.sockets import same_ip
 
 SERVER = "sip-rtp-server"
 SIP_PORT = 5060  # where a Via or URI names no port

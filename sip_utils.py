@@ -2,7 +2,7 @@
 
 Everything here is a function of strings. What is malformed raises ValueError with a text that
 names the defect; every function takes time linear in its input. What one message is asked for again
-and again is remembered for a moment, so no result may be changed.  Imports: standard library only.
+and again is remembered for a moment, so no result may be changed.
 """
 
 import functools

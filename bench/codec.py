@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import codec
+from siprtp.media import codec
 
 RUNS = 15
 RATES = (16000, 22050, 24000, 48000)  # Hz, to and from 8000
@@ -48,10 +48,10 @@ def report(what, taken):
 def main():
     """Print a line for each way of each codec and each change of rate."""
     print("Python", sys.version.split()[0])
-    for row in codec.KNOWN:
+    for name, row in codec.CODECS.items():
         frames, encode = speech(row.sample_rate), row.encoder()
-        report(f"{row.name} encode", seconds(row.encoder, frames))
-        report(f"{row.name} decode", seconds(row.decoder, [encode(frame) for frame in frames]))
+        report(f"{name} encode", seconds(row.encoder, frames))
+        report(f"{name} decode", seconds(row.decoder, [encode(frame) for frame in frames]))
     report("loudness, 8000 Hz", seconds(lambda: codec.loudness, speech(8000)))
     for rates in [(rate, 8000) for rate in RATES] + [(8000, rate) for rate in RATES]:
         report("{} to {} Hz".format(*rates),

@@ -32,7 +32,7 @@ import time
 from typing import NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from vad import FRAME_MS, UtteranceCutter, VoiceDetector
+from siprtp.media.vad import FRAME_MS, UtteranceCutter, VoiceDetector
 
 FRAME = 160  # samples, of 20 ms
 RAW = ["-t", "raw", "-r", "8000", "-e", "signed", "-b", "16", "-c", "1", "-L"]

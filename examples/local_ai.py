@@ -29,7 +29,7 @@ import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from bot import resampled, wav
-from codec import Resampler
+from siprtp.media.codec import Resampler
 
 log = logging.getLogger("local_ai")
 

@@ -22,16 +22,18 @@ from unittest import mock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import dtmf
-import rtcp
-import sdp
 import sip_utils
-from rtp import Echo, RTPPacket, RTPSession
-from rtp_thread import MAX_PACKET
+from rtp import RTPPacket
 from sip_message import SIPError, SIPMessage
 from sip_response import SIPResponse
-from sip_session_timer import answer_expiry, read_session_expires
-from sip_tcp import Framer, FramingError
+from siprtp import dtmf
+from siprtp.media import rtcp
+from siprtp.media.echo import Echo
+from siprtp.media.session import RTPSession
+from siprtp.media.thread import MAX_PACKET
+from siprtp.sip import sdp
+from siprtp.sip.session_timer import answer_expiry, read_session_expires
+from siprtp.sip.tcp import Framer, FramingError
 from tests.support import OFFER, PEER, Trunk, offer, statuses
 from tests.test_cisco import CUCM_SDP
 
@@ -280,7 +282,7 @@ def trunk_with_call():
     trunk.server.sock = SimpleNamespace(family=socket.AF_INET)
     for name, text in (("new_tag", "tag"), ("new_branch", "z9hG4bK-ours")):
         made = map(f"{text}{{}}".format, itertools.count())
-        mock.patch(f"sip_dialog.{name}", made.__next__).start()
+        mock.patch(f"siprtp.sip.dialog.{name}", made.__next__).start()
     mock.patch("socket.getaddrinfo", unknown).start()
     call = trunk.call()
     trunk.server.calls.bot_transfer(call, "sip:2@192.0.2.2", lambda status, reason: None)

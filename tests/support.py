@@ -6,12 +6,12 @@ back, as SIPMessages.
 
 import time
 
-from config import Config
-from rtcp import Reception
-from rtp import Flow
-from sdp import NOTHING
 from server import SIPServer
 from sip_message import SIPMessage
+from siprtp.agreement import NOTHING
+from siprtp.config import Config
+from siprtp.media.rtcp import Reception
+from siprtp.media.session import Flow
 
 PEER = ("192.0.2.10", 5060)
 OFFER = (b"v=0\r\no=trunk 1 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n"
@@ -94,7 +94,7 @@ class Trunk:
         self.clock = Clock()
         self.server = Server(self.clock, bot, **environ)
         if known:
-            self.server.gate.prove(PEER)
+            self.server.admission.verify(PEER)
         self.branches = 0
 
     def send(self, data, source=PEER):

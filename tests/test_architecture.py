@@ -1,4 +1,4 @@
-"""Who may import whom, and that nothing needs a package."""
+"""Who may import whom, by folder, and that nothing needs a package."""
 
 import ast
 import pathlib
@@ -6,55 +6,84 @@ import sys
 import unittest
 
 ROOT = pathlib.Path(__file__).parent.parent
+GROUND = "siprtp siprtp.agreement siprtp.config siprtp.dtmf siprtp.formats "\
+         "siprtp.logs siprtp.sockets"
+TOP = ("bot", "rtp", "server", "sip_message", "sip_response", "sip_utils")
+# A key is a module or a folder; so is a name in its value. `siprtp` is the package itself.
 MAY_IMPORT = {
-    "codec": "g722", "config": "codec", "dtmf": "", "g722": "", "gate": "net", "jitter": "",
-    "net": "", "recorder": "codec", "sip_utils": "", "vad": "",
-    "sip_message": "sip_utils", "sip_response": "net sip_utils", "sip_transaction": "sip_utils",
-    "sip_auth": "net sip_message sip_utils",
-    "rtcp": "", "rtp_thread": "", "sdp": "codec", "rtp": "dtmf net rtcp rtp_thread sdp",
-    "sip_tcp": "net",
-    "conversation": "codec dtmf jitter vad", "bot": "codec config conversation recorder vad",
-    "sip_dialog": "dtmf sip_response sip_transaction sip_utils",
-    "sip_session_timer": "sip_message sip_utils",
-    "sip_methods": "dtmf sip_dialog sip_message sip_response sip_session_timer sip_transaction "
-                   "sip_utils",
-    "calls": "bot net rtcp rtp rtp_thread sdp sip_dialog sip_message sip_methods sip_session_timer "
-             "sip_transaction sip_utils",
-    "server": "bot calls config gate net recorder sip_auth sip_dialog sip_message sip_methods "
-              "sip_response sip_tcp sip_transaction sip_utils",
+    "siprtp": GROUND,
+    "sip_utils": "", "sip_message": "sip_utils", "sip_response": f"sip_utils {GROUND}",
+    "siprtp.sip": f"siprtp.sip sip_message sip_response sip_utils {GROUND}",
+    # rtp_echo_server reads a session description; nothing else in media or rtp may
+    "rtp": f"siprtp.sip.sdp {GROUND}",
+    "siprtp.media": f"siprtp.media rtp {GROUND}",
+    "bot": f"siprtp.media {GROUND}",
+    "siprtp.calls": f"bot siprtp.sip siprtp.media sip_message sip_utils {GROUND}",
+    "server": f"bot siprtp.calls siprtp.sip siprtp.media.recorder sip_message sip_response "
+              f"sip_utils {GROUND}",
 }
 
 
+def modules():
+    """Yield (name, path) of every module that runs in the server."""
+    for name in TOP:
+        yield name, ROOT / f"{name}.py"
+    for path in sorted((ROOT / "siprtp").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+NAMES = dict(modules())
+
+
 def imports(path):
+    """Yield the full name of each module a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[0]
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in NAMES else node.module
+
+
+def rule_of(name):
+    """Return what a module may import: by its own row, or that of its folder."""
+    while name not in MAY_IMPORT:
+        name = name.rpartition(".")[0]
+    return MAY_IMPORT[name].split()
+
+
+def is_allowed(name, allowed):
+    return any(name == row or (row != "siprtp" and name.startswith(row + ".")) for row in allowed)
 
 
 class Architecture(unittest.TestCase):
     def test_every_module_imports_only_what_it_may(self):
-        modules = {path.stem for path in ROOT.glob("*.py")}
-        self.assertEqual(modules - {"my_bot"}, set(MAY_IMPORT))  # README lets users write that one
-        for name, allowed in MAY_IMPORT.items():
-            ours = {module for module in imports(ROOT / f"{name}.py") if module in MAY_IMPORT}
-            self.assertLessEqual(ours, set(allowed.split()), name)
+        for name, path in NAMES.items():
+            ours = {module for module in imports(path) if module in NAMES}
+            for module in ours:
+                self.assertTrue(is_allowed(module, rule_of(name)), f"{name} imports {module}")
 
-    def test_signalling_and_media_meet_in_the_calls_alone(self):
+    def test_every_row_names_modules_that_exist(self):
         for name, allowed in MAY_IMPORT.items():
-            if name.startswith("sip_"):
-                self.assertFalse({"rtp", "sdp", "codec"} & set(allowed.split()), name)
+            for module in (name, *allowed.split()):
+                self.assertIn(module, NAMES)
+
+    def test_signalling_and_media_meet_in_calls_alone(self):
+        for name, path in NAMES.items():
+            used = {module.rpartition(".")[0] for module in imports(path)}
+            if {"siprtp.sip", "siprtp.media"} <= used:
+                self.assertIn(name, ("siprtp.calls", "server"))
 
     @unittest.skipUnless(hasattr(sys, "stdlib_module_names"), "needs Python 3.10")
     def test_nothing_but_the_standard_library_is_needed(self):
-        for name in MAY_IMPORT:
-            others = set(imports(ROOT / f"{name}.py")) - set(MAY_IMPORT)
+        for name, path in NAMES.items():
+            others = {module.partition(".")[0] for module in imports(path) if module not in NAMES}
             self.assertLessEqual(others, set(sys.stdlib_module_names), name)
 
-    def test_no_module_hides_one_of_the_standard_library(self):
-        for name in ("codecs", "queue", "wave", "ssl", "signal", "calendar"):
-            self.assertNotIn(name, MAY_IMPORT)
+    def test_no_top_level_name_hides_one_of_the_standard_library(self):
+        self.assertFalse(set(TOP) & set(getattr(sys, "stdlib_module_names", ())))
 
 
 if __name__ == "__main__":

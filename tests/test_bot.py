@@ -19,12 +19,11 @@ import wave
 from unittest import mock
 
 import bot
-import codec
-import conversation
-import dtmf
-from config import Config, ConfigError
-from rtp import Flow
-from sdp import Agreement
+from siprtp import dtmf
+from siprtp.agreement import Agreement
+from siprtp.config import Config, ConfigError
+from siprtp.media import codec, conversation
+from siprtp.media.session import Flow
 
 SPEECH = array.array("h", [  # 20 ms, loud; bytes as on any machine, for the tests only
     int(8000 * math.sin(2 * math.pi * 440 * n / 8000)) for n in range(160)]).tobytes()

@@ -146,13 +146,13 @@ class BeforeTheAnswer(BotCase):
             raise RuntimeError("can't start new thread")
 
         self.calls.start_bot = fail
-        with self.assertLogs("calls", "WARNING"):
+        with self.assertLogs("siprtp.calls", "WARNING"):
             answers = self.trunk.say("INVITE", body=OFFER, call_id="other")
         self.assertEqual((statuses(answers), len(self.calls)), ([100, 486], 0))
         self.calls.start_bot = self.started.append
         self.calls._bots.tick = fail
         self.invite()
-        with self.assertLogs("calls", "WARNING"):
+        with self.assertLogs("siprtp.calls", "WARNING"):
             self.assertEqual(statuses(self.do("accept")), [486])
         self.assertEqual((len(self.calls), self.call.media.stopped), (0, 1))
 
@@ -231,7 +231,7 @@ class Answered(BotCase):
     def test_an_answer_that_cannot_be_read_ends_the_call(self):
         call = self.invite(body=b"")
         self.do("accept")
-        with self.assertLogs("calls", "WARNING"):
+        with self.assertLogs("siprtp.calls", "WARNING"):
             bye = self.trunk.say("ACK", to_tag=call.local_tag,
                                  body=OFFER.replace(b" 8 0 ", b" 08 "))
         self.assertEqual((bye[0].header("Reason"), call.bot.ended), ("Q.850;cause=47", True))
@@ -299,7 +299,7 @@ class Transfer(BotCase):
 
     def test_what_the_other_side_says_of_it_is_logged_escaped(self):
         refer = self.refer()
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.reply(refer, "603 \x1b[2J\x7f\rINFO calls: all is well")
         self.assertIn("603 '\\x1b[2J\\x7f\\rINFO", logged.records[0].getMessage())
 

@@ -150,7 +150,7 @@ class DelayedOffer(unittest.TestCase):
     def test_an_answer_that_cannot_be_used_ends_the_call(self):
         for answer in (b"v=0\r\nnonsense", offer(formats="18")):
             trunk = Trunk()
-            with self.assertLogs("calls", "WARNING"):
+            with self.assertLogs("siprtp.calls", "WARNING"):
                 call = trunk.call(body=b"", ack_body=answer)
             self.assertEqual((call.state, trunk.last().method()), ("closing", "BYE"))
 
@@ -174,7 +174,7 @@ class Ended(unittest.TestCase):
             call.media.received.count(7, sequence, sequence * 160, 160, sequence * 160)
         call.media.round_trip = 0.05
         self.trunk.advance(12)
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             ok = self.trunk.say("BYE", 2, to_tag=call.local_tag,
                                 headers=["Reason: Q.850;cause=16"])[-1]
         self.assertEqual(ok.header("P-RTP-Stat"), "PS=2,OS=320,PR=2,OR=320,PL=1,JI=0,LA=25,DU=12")
@@ -251,7 +251,7 @@ class Ended(unittest.TestCase):
         call = self.trunk.call()
         sent = self.trunk.advance(299)
         self.assertEqual(sent, [])
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.assertEqual(self.trunk.advance(100)[0][1].method(), "BYE")
         self.assertIn("ended after 300.0 s: no RTP for 300 s", logged.output[0])
         self.assertEqual(call.media.stopped, 1)
@@ -294,7 +294,7 @@ class Ended(unittest.TestCase):
     def test_a_call_without_ack_ends_for_that_however_short_the_silence_limit(self):
         trunk = Trunk(RTP_TIMEOUT="3")
         trunk.say("INVITE", body=OFFER)
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.assertEqual(trunk.advance(33)[-1][1].method(), "BYE")
         self.assertIn("ended after 32.0 s: no ACK", logged.output[0])
 
@@ -371,7 +371,7 @@ class Limits(unittest.TestCase):
     def test_past_max_calls_an_invite_and_an_options_get_486(self):
         trunk = Trunk(MAX_CALLS="1")
         call = trunk.call(call_id="one")
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 486])
         self.assertIn("1 are up of the 1 that MAX_CALLS and the RTP ports allow", logged.output[0])
         self.assertEqual(statuses(trunk.say("OPTIONS", call_id="three")), [486])
@@ -392,7 +392,7 @@ class Limits(unittest.TestCase):
                 raise OSError(24, "Too many open files")
 
             setattr(owner, what, fail)
-            with self.assertLogs("calls", "WARNING"):
+            with self.assertLogs("siprtp.calls", "WARNING"):
                 self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486], what)
 
     def test_a_refused_call_leaves_nothing_behind(self):
@@ -412,13 +412,13 @@ class Limits(unittest.TestCase):
                 return media
 
             trunk.server.calls.open_media = without_thread
-            with self.assertLogs("calls", "WARNING"):
+            with self.assertLogs("siprtp.calls", "WARNING"):
                 self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
             self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
 
     def test_the_first_calls_have_a_thread_each_and_very_many_share_one(self):
         trunk = Trunk(RTP_THREADS="2")
-        with mock.patch("calls.MANY_CALLS", 4):
+        with mock.patch("siprtp.calls.MANY_CALLS", 4):
             served = []
             for number in range(4):
                 served.append(trunk.call(call_id=str(number)).media.thread)
@@ -477,7 +477,7 @@ class Stopped(unittest.TestCase):
         self.trunk.call(call_id="up")
         self.trunk.say("INVITE", body=OFFER, call_id="not yet acked")
         self.server.stop()
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             sent = self.trunk.advance(2.1)
         byes = [m for _, m in sent if m.method() == "BYE" and m.header("Call-ID") != "up"]
         self.assertEqual((len(byes), len(self.server.calls)), (1, 0))

@@ -138,7 +138,7 @@ class CUCM(unittest.TestCase):
             f"Content-Length: {len(body)}\r\n\r\n{body}").encode())
 
     def test_an_early_offer_with_all_its_lines_is_answered(self):
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             ok = self.send(wire(CUCM_INVITE, CUCM_SDP))[-1]
         self.assertEqual((ok.status, ok.header("Session-Expires")), (200, "1800;refresher=uac"))
         self.assertEqual([line for line in ok.body.split(b"\r\n") if line.startswith(b"m=")], [

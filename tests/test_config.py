@@ -4,8 +4,8 @@ import tempfile
 import unittest
 from ipaddress import ip_network
 
-from codec import BY_NAME, CODECS
-from config import SETTINGS, Config, ConfigError, help_text
+from siprtp.config import SETTINGS, Config, ConfigError, help_text
+from siprtp.formats import BY_NAME, DEFAULT
 
 
 class Settings(unittest.TestCase):
@@ -13,7 +13,7 @@ class Settings(unittest.TestCase):
         config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
         self.assertEqual(config, (
             "127.0.0.1", "", 5060, (), {}, ("SHA-256", "MD5"), 2000, 16384, 32767, 64, 0, 300, 5,
-            "", CODECS, "on", "", "info"))
+            "", DEFAULT, "on", "", "info"))
 
     def test_every_setting_is_read_and_has_a_line_of_help(self):
         with tempfile.NamedTemporaryFile() as file:

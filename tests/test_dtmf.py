@@ -2,7 +2,7 @@
 
 import unittest
 
-from dtmf import EventReader, Keys, NotifyReader, event_payloads, info_key
+from siprtp.dtmf import EventReader, Keys, NotifyReader, event_payloads, info_key
 
 
 def event(code, duration, end=False):

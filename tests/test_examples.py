@@ -17,7 +17,7 @@ from unittest import mock
 
 from bot import CallEnded, TransferError
 from examples import ai_client, echo_bot, local_ai, menu, parrot, prompts, voice_bot, voicemail
-from vad import Utterance
+from siprtp.media.vad import Utterance
 
 PATIENCE = 5.0  # seconds, for what another thread does at once
 HELLO = Utterance(b"\1\0" * 8000, 1.0, 2.0, 8000)

@@ -11,9 +11,9 @@ import os
 import pathlib
 import random
 import resource
+import socket
 import subprocess
 import sys
-import socket
 import tempfile
 import threading
 import time
@@ -22,21 +22,22 @@ import unittest
 from unittest import mock
 
 import bot
-import codec
-import rtcp
-import rtp
 import server as server_module
-from config import Config
-from conversation import Conversation
-from gate import ALIKE, Gate
-from jitter import JitterBuffer
-from recorder import Recorder
-from rtp import RTPSession, open_rtp_socket
-from rtp_thread import RTPThread
-from sdp import Agreement
+from rtp import open_rtp_socket
 from server import SIPServer
 from sip_message import SIPMessage
-from sip_transaction import resend_while
+from siprtp.agreement import Agreement
+from siprtp.config import Config
+from siprtp.logs import ALIKE, LogThrottle
+from siprtp.media import codec, rtcp
+from siprtp.media import session as session_module
+from siprtp.media.conversation import Conversation
+from siprtp.media.echo import Echo
+from siprtp.media.jitter import JitterBuffer
+from siprtp.media.recorder import Recorder
+from siprtp.media.session import RTPSession
+from siprtp.media.thread import RTPThread
+from siprtp.sip.transaction import resend_while
 from tests.support import OFFER, PEER, Clock, Server, Trunk, statuses, wait_until
 from tests.test_main import ROOT, Caller, Process
 from tests.test_main import SECONDS as PATIENCE
@@ -107,7 +108,7 @@ class RTPSockets(OnSockets):
             session.start(types.SimpleNamespace(read=echoes.append))
             faulty = Faulty(wire, sendto=fault(number))
             echoes[0].sock = session.sock = faulty
-            with self.assertLogs("rtp", "WARNING") as logged:
+            with self.assertLogs("siprtp.media.session", "WARNING") as logged:
                 for sequence in range(TIMES):
                     wire.coming.append((packet(sequence, 160 * sequence), (A, 6000)))
                     self.assertTrue(echoes[0].take(view, 160 * sequence))
@@ -127,7 +128,7 @@ class RTPSockets(OnSockets):
         session.sock = Faulty(session.sock, sendto=fault(errno.ENOBUFS))
         talker = Conversation(session)
         talker.begin(8000)
-        with self.assertLogs("rtp", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             for sequence in range(100):
                 caller.sendto(packet(sequence, 160 * sequence, b"\x2a" * 160), (A, session.port))
                 self.assertTrue(talker.tick())
@@ -143,7 +144,7 @@ class RTPSockets(OnSockets):
             session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
             view = memoryview(bytearray(2048))
             for _ in range(TIMES):
-                self.assertTrue(rtp.Echo(session).take(view, 0))
+                self.assertTrue(Echo(session).take(view, 0))
             self.assertEqual(list(session.waiting(view)), [])
             session.sock.faults.clear()
             caller.sendto(packet(1), (A, session.port))
@@ -329,7 +330,7 @@ class Descriptors(Leaks):
         found = []
         while not any("stopped" in line for line in found) and time.monotonic() < deadline:
             found.append(self.server.lines.get(timeout=PATIENCE))
-        warned = sum(" WARNING calls: " in line for line in found)
+        warned = sum(" WARNING siprtp.calls: " in line for line in found)
         self.assertTrue(ALIKE <= warned < TIMES / 10, warned)  # ten for each minute it takes
 
     def test_none_for_a_tcp_connection_is_one_line_and_it_is_taken_later(self):
@@ -372,7 +373,7 @@ class Threads(Leaks):
     def test_none_for_a_connection_closes_it(self):
         before, transport = self.held(), server_module.TCPTransport(None, None, None)
         ours, theirs = socket.socketpair()
-        with no_thread(), self.assertLogs("sip_tcp", "WARNING") as logged:
+        with no_thread(), self.assertLogs("siprtp.sip.tcp", "WARNING") as logged:
             self.assertIsNone(transport._begin(PEER, ours))
         self.assertEqual((len(logged.output), theirs.recv(1), len(transport)), (1, b"", 0))
         theirs.close()
@@ -424,7 +425,7 @@ class Threads(Leaks):
         served.read = lambda reader: served._readers.update({reader.fd: reader})
         served._poll = mock.Mock()
         served._readers = {fd: types.SimpleNamespace(fd=fd) for fd in range(100)}
-        with self.assertLogs("rtp_thread", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.thread", "WARNING") as logged:
             for _ in range(10):
                 served.hand_over(heir)
                 served._hand_over()
@@ -434,7 +435,7 @@ class Threads(Leaks):
 class FullDisk(Leaks):
     def test_a_call_whose_recording_ends_goes_on(self):
         session = types.SimpleNamespace(
-            stop_event=threading.Event(), sent=[], flow=rtp.Flow(Agreement(
+            stop_event=threading.Event(), sent=[], flow=session_module.Flow(Agreement(
                 PEER, PCMA, True, True, "PCMA", events=101)), waiting=lambda buffer: [])
         session.send = lambda payload, units, marker=False: session.sent.append(payload)
         talker, disks = Conversation(session), []
@@ -445,7 +446,7 @@ class FullDisk(Leaks):
             return disks[0]
 
         with tempfile.TemporaryDirectory() as path, \
-                self.assertLogs("recorder", "WARNING") as logged:
+                self.assertLogs("siprtp.media.recorder", "WARNING") as logged:
             before = self.held()
             recorder = Recorder(os.path.join(path, "x.wav"), open_file=open_file)
             talker.record("all", recorder)
@@ -490,14 +491,14 @@ class FullDisk(Leaks):
 class LogLines(unittest.TestCase):
     def setUp(self):
         self.clock = Clock()
-        self.gate = Gate((), "", 0, self.clock)
+        self.throttle = LogThrottle(self.clock)
 
     def pass_on(self, times, text="nothing can be sent to %s", level=logging.WARNING):
         """Log so often; return the lines that pass."""
         passed = []
         for number in range(times):
             record = logging.LogRecord("server", level, "", 0, text, (number,), None)
-            if self.gate.filter(record):
+            if self.throttle.filter(record):
                 passed.append(record.getMessage())
         return passed
 
@@ -506,7 +507,7 @@ class LogLines(unittest.TestCase):
         self.assertEqual(len(lines), ALIKE)
         self.assertEqual(lines[-2], "nothing can be sent to 8")
         self.assertEqual(lines[-1],
-                         "nothing can be sent to 9 (no more lines like it in this minute)")
+                         "nothing can be sent to 9 (no more lines like this for a minute)")
         self.clock.now += 60
         self.assertEqual(len(self.pass_on(TIMES)), ALIKE)
 
@@ -523,7 +524,7 @@ class Clocks(Leaks):
         trunk.advance(100)
         trunk.say("INVITE", body=OFFER, call_id="not acked")
         trunk.clock.now += HOUR  # nobody could be heard meanwhile
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             trunk.advance(0)
         self.assertEqual(len(logged.output), 1)
         self.assertIn("no ACK", logged.output[0])
@@ -569,7 +570,7 @@ class Clocks(Leaks):
             buffer, real = bytearray(2048), time.time
             for number, jump in enumerate((0, HOUR, -HOUR, -0.05, 0.05)):
                 caller.sendto(packet(number, 160 * number), (A, session.port))
-                with mock.patch("rtp.time.time", lambda jump=jump: real() + jump):
+                with mock.patch("siprtp.media.session.time.time", lambda jump=jump: real() + jump):
                     self.assertEqual(len(list(session.waiting(buffer))), 1)
 
 
@@ -584,7 +585,7 @@ class DyingPeers(Leaks):
                     trunk.say("INVITE", body=OFFER)
                 else:
                     trunk.call(headers=headers)
-                with self.assertLogs("calls", "INFO") as logged:
+                with self.assertLogs("siprtp.calls", "INFO") as logged:
                     self.assert_nothing_left(trunk)  # nor is our BYE answered
                 self.assertEqual(len(logged.output), 1)
 
@@ -667,7 +668,7 @@ class LossyNetwork(Leaks):
 
         callers = [LossyCaller(trunk, number, to_server) for number in range(CALLS)]
         by_id = {caller.call_id: caller for caller in callers}
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             for caller in callers[::2]:
                 server.after(30, caller.hang_up)
             server.after(31, lambda: [server.calls.hang_up(c, "test") for c in server.calls])
@@ -706,7 +707,7 @@ class LossyNetwork(Leaks):
             caller.bind((A, 0))
             caller.settimeout(0.0)
             session, view = self.open_session(caller), memoryview(bytearray(2048))
-            echo, echoed = rtp.Echo(session), []
+            echo, echoed = Echo(session), []
             arrivals = self.arrivals()
             for when, number in arrivals:
                 caller.sendto(packet(number, 160 * number, b"%160d" % number), (A, session.port))

@@ -4,8 +4,8 @@ import hashlib
 import math
 import unittest
 
-import codec
-from g722 import Decoder, Encoder
+from siprtp.media import codec
+from siprtp.media.g722 import Decoder, Encoder
 from tests.test_codec import pcm_of, samples_of
 
 FRAME = 320  # samples, 20 ms
@@ -104,7 +104,7 @@ class G722(unittest.TestCase):
                 Encoder()(bytes(size))
 
     def test_every_call_has_an_encoder_of_its_own(self):
-        row = codec.BY_NAME["G722"]
+        row = codec.CODECS["G722"]
         self.assertEqual((row.rate, row.payload_type, row.sample_rate), (8000, 9, 16000))
         self.assertIsNot(row.encoder(), row.encoder())
         self.assertIsNot(row.decoder(), row.decoder())

@@ -3,10 +3,11 @@
 import socket
 import unittest
 
-from rtp import RTPPacket, RTPSession, open_rtp_socket
-from rtp_thread import RTPThread
-from sdp import Agreement
+from rtp import RTPPacket, open_rtp_socket
 from sip_message import SIPMessage
+from siprtp.agreement import Agreement
+from siprtp.media.session import RTPSession
+from siprtp.media.thread import RTPThread
 from tests.support import OFFER, Trunk, statuses
 from tests.test_main import SECONDS, Process
 

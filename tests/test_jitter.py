@@ -4,7 +4,7 @@ import random
 import struct
 import unittest
 
-from jitter import MAX_AHEAD, SLOT, Concealer, JitterBuffer
+from siprtp.media.jitter import MAX_AHEAD, SLOT, Concealer, JitterBuffer
 
 NUMBERED = struct.Struct(f"!I{SLOT - 4}x")  # 10 ms that carry the number of their slot
 START = 2 ** 32 - 200  # timestamp of the first slot: they wrap in every test

@@ -14,9 +14,9 @@ import threading
 import unittest
 
 import bot
-from config import Config
 from server import SIPServer, raise_file_limit
 from sip_message import SIPMessage
+from siprtp.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 20  # the most any step may take

@@ -131,7 +131,7 @@ class Update(InCall):
         self.assertEqual(self.call.target, "sip:moved@192.0.2.20:5090")
 
     def test_a_new_identity_is_whom_we_are_connected_with(self):
-        with self.assertLogs("sip_dialog", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.dialog", "INFO") as logged:
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
         self.assertEqual([record.getMessage() for record in logged.records],
@@ -158,7 +158,7 @@ class Others(InCall):
         self.assertEqual(statuses(self.trunk.say("INFO", to_tag="nobody")), [481])
 
     def test_keys_told_by_info_and_notify_are_logged_once_each(self):
-        with self.assertLogs("calls", "INFO") as logged:
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.say("INFO", body=b"Signal=5\r\nDuration=160\r\n",
                      headers=["Content-Type: application/dtmf-relay"])
             for flags in (b"\0", b"\x80"):

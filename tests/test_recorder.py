@@ -15,8 +15,8 @@ import wave
 from queue import SimpleQueue
 from unittest import mock
 
-import recorder
-from recorder import BLOCK, HEADER, MAX_WAITING, Recorder
+from siprtp.media import recorder
+from siprtp.media.recorder import BLOCK, HEADER, MAX_WAITING, Recorder
 from tests.support import wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -179,7 +179,7 @@ class Disks(Recording):
         wait_until(lambda: not one._frames)
 
     def test_a_full_disk_is_logged_once_and_keeps_what_was_written(self):
-        with self.assertLogs("recorder", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.recorder", "WARNING") as logged:
             one = self.record(room=HEADER.size + 2 * SECOND + 1001)
             self.disk.wait_for(HEADER.size)
             for number in range(5 * BLOCK):
@@ -198,7 +198,7 @@ class Disks(Recording):
     def test_a_disk_that_hangs_never_blocks_the_call_and_takes_no_more_than_60_s_of_it(self):
         release = threading.Event()
         self.addCleanup(release.set)
-        with self.assertLogs("recorder", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.recorder", "WARNING") as logged:
             one = self.record(BLOCK, hangs=release)
             self.assertTrue(one.thread.daemon)  # nor does it hold up the end of the process
             self.wait_until_taken(one)
@@ -213,7 +213,7 @@ class Disks(Recording):
     def test_when_the_disk_fails_what_waits_is_let_go(self):
         release = threading.Event()
         self.addCleanup(release.set)
-        with self.assertLogs("recorder", "WARNING"):
+        with self.assertLogs("siprtp.media.recorder", "WARNING"):
             one = self.record(BLOCK, room=HEADER.size, hangs=release)
             self.wait_until_taken(one)
             one.write(*frame(0))
@@ -223,7 +223,7 @@ class Disks(Recording):
 
     def test_it_ends_before_the_sizes_overflow(self):
         with mock.patch.object(recorder, "MAX_DATA", 3 * SECOND - 1), \
-                self.assertLogs("recorder", "WARNING") as logged:
+                self.assertLogs("siprtp.media.recorder", "WARNING") as logged:
             one = self.record()
             self.disk.wait_for(HEADER.size)
             for number in range(3 * BLOCK):
@@ -236,7 +236,7 @@ class Disks(Recording):
         self.assertLessEqual(recorder.MAX_DATA, 2 ** 32 - 1 - 36)
 
     def test_sides_of_different_length_end_the_recording_and_not_the_caller_of_write(self):
-        with self.assertLogs("recorder", "ERROR"):
+        with self.assertLogs("siprtp.media.recorder", "ERROR"):
             one = self.record()
             one.write(bytes(320), bytes(160))
             self.finish(one)

@@ -3,7 +3,7 @@
 import random
 import unittest
 
-from sip_methods import METHODS
+from siprtp.sip.methods import METHODS
 from tests.support import OFFER, Trunk, statuses
 
 

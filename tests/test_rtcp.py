@@ -2,8 +2,8 @@
 
 import unittest
 
-import rtcp
-from rtcp import Block, Reception
+from siprtp.media import rtcp
+from siprtp.media.rtcp import Block, Reception
 
 
 class Counted(unittest.TestCase):

@@ -13,12 +13,14 @@ import types
 import unittest
 import weakref
 
-import dtmf
-import rtcp
-import rtp
-from rtp import RTPPacket, RTPSession, open_rtp_socket, rtp_echo_server
-from rtp_thread import RTPThread
-from sdp import Agreement
+from rtp import RTPPacket, open_rtp_socket, rtp_echo_server
+from siprtp import dtmf
+from siprtp.agreement import Agreement
+from siprtp.media import rtcp
+from siprtp.media import session as session_module
+from siprtp.media.echo import Echo
+from siprtp.media.session import RTPSession
+from siprtp.media.thread import RTPThread
 from tests.support import wait_until
 
 A = "127.0.0.1"  # where the description says the caller is
@@ -92,7 +94,7 @@ class OnSockets(unittest.TestCase):
         return sock
 
 
-class Echo(OnSockets):
+class Echoed(OnSockets):
     """A session that echoes in its own thread; `self.caller` is a socket at the other end."""
 
     def setUp(self):
@@ -158,7 +160,7 @@ class Echo(OnSockets):
     def test_a_new_source_goes_on_in_our_stream(self):
         self.send(10, 1000, ssrc=1)
         before = self.heard()
-        self.now += rtp.HOLD / 8000
+        self.now += session_module.HOLD / 8000
         self.send(9999, 777777, ssrc=2)
         after = self.heard()
         self.assertEqual(after.ssrc, before.ssrc)
@@ -215,10 +217,10 @@ class Echo(OnSockets):
     def test_a_stranger_is_neither_heard_nor_answered(self):
         stranger = self.open("127.0.0.66")
         stranger.setblocking(False)
-        with self.assertLogs("rtp", "WARNING") as logged:
-            for sequence in range(3 * rtp.MANY_IGNORED):
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
+            for sequence in range(3 * session_module.MANY_IGNORED):
                 self.send(sequence, payload=b"evil", sock=stranger)
-                if sequence == rtp.MANY_IGNORED - 2:  # so few may just be early: no word yet
+                if sequence == session_module.MANY_IGNORED - 2:  # too few to log
                     self.assert_next_heard(b"first")
                     self.assertEqual(logged.output, [])
             self.assert_next_heard(b"voice", ssrc=8)
@@ -230,21 +232,21 @@ class Echo(OnSockets):
         self.assertEqual(self.counted(), (2, 2))
 
     def test_a_payload_type_that_was_not_agreed_on_is_told_once(self):
-        with self.assertLogs("rtp", "WARNING") as logged:
-            for sequence in range(3 * rtp.MANY_IGNORED):
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
+            for sequence in range(3 * session_module.MANY_IGNORED):
                 self.send(sequence, payload=b"G.729", payload_type=18)
             self.assert_next_heard(b"voice")
         self.assertEqual(logged.output, [
-            f"WARNING:rtp:RTP to port {self.session.port} is ignored: payload type 18 was not "
-            "agreed on"])
+            f"WARNING:siprtp.media.session:RTP to port {self.session.port} is ignored: "
+            "payload type 18 was not agreed on"])
 
     def test_comfort_noise_is_passed_over_in_silence(self):
-        with self.assertLogs("rtp", "DEBUG") as logged:
-            logging.getLogger("rtp").debug("begin")
-            for sequence in range(3 * rtp.MANY_IGNORED):
+        with self.assertLogs("siprtp.media.session", "DEBUG") as logged:
+            logging.getLogger("siprtp.media.session").debug("begin")
+            for sequence in range(3 * session_module.MANY_IGNORED):
                 self.send(sequence, payload=b"\x40", payload_type=13)
             self.assert_next_heard(b"voice")
-        self.assertEqual(logged.output, ["DEBUG:rtp:begin"])
+        self.assertEqual(logged.output, ["DEBUG:siprtp.media.session:begin"])
 
     def test_a_caller_behind_nat_is_followed_to_where_it_signals_from(self):
         nat = self.open("127.0.0.9")  # peer_ip
@@ -364,7 +366,7 @@ class Reports(OnSockets):
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
-        self.session = rtp.open_rtp_session(A, 14000, 14999, None, "127.0.0.9")
+        self.session = session_module.open_rtp_session(A, 14000, 14999, None, "127.0.0.9")
         self.addCleanup(self.session.stop)
         self.at = A, self.session.port + 1
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
@@ -446,7 +448,7 @@ class Reports(OnSockets):
     def test_a_taken_port_for_reports_only_means_none(self):
         with open_rtp_socket(A, self.session.port + 3):
             port = self.session.port + 2
-            session = rtp.open_rtp_session(A, port, port + 1, None, "")
+            session = session_module.open_rtp_session(A, port, port + 1, None, "")
             session.report(1000.0)
             session.stop()
 
@@ -597,7 +599,7 @@ class Runs(unittest.TestCase):
 
     def test_another_port_of_the_caller_is_heard_and_the_agreed_one_answered(self):
         self.run_up_to(3)
-        self.now += rtp.HOLD
+        self.now += session_module.HOLD
         for sequence in range(4, 8):
             [(_, address)] = self.take(sequence, sequence * 160, source=(A, 40001))
             self.assertEqual(address, self.remote)
@@ -605,7 +607,7 @@ class Runs(unittest.TestCase):
     def test_a_packet_that_can_not_be_sent_ends_nothing(self):
         before, _ = self.run_up_to(5)
         self.wire.fails = True
-        with self.assertLogs("rtp", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             for sequence in (6, 7):
                 self.assertEqual(self.take(sequence, sequence * 160), [])
         self.assertEqual(len(logged.output), 1)
@@ -624,7 +626,7 @@ class SenderReports(OnSockets):
         self.addCleanup(session.stop)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA",
                                  reports.getsockname(), events=101))
-        view, echo = memoryview(bytearray(2048)), rtp.Echo(session)
+        view, echo = memoryview(bytearray(2048)), Echo(session)
         for sequence, now in ((1, 1000), (2, 1160), (3, 1320)):
             caller.sendto(packet(sequence, 800, b"\1\x0a\0\xa0", 101), (A, session.port))
             deadline = time.monotonic() + 5

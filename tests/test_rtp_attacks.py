@@ -8,13 +8,13 @@ import contextlib
 import struct
 import unittest
 
-import codec
-import rtcp
-import rtp
-from conversation import Conversation
-from rtp import RTPSession, open_rtp_socket
-from rtp_thread import RTPThread
-from sdp import Agreement
+from rtp import open_rtp_socket
+from siprtp.agreement import Agreement
+from siprtp.media import codec, rtcp
+from siprtp.media import session as session_module
+from siprtp.media.conversation import Conversation
+from siprtp.media.session import RTPSession
+from siprtp.media.thread import RTPThread
 from tests.support import Clock, wait_until
 from tests.test_rtp import PCMA, A, OnSockets, RTPPacket, packet, wait_for_end
 
@@ -135,7 +135,7 @@ class Attacked(OnSockets):
             for _ in range(BURST):
                 stranger.sendto(packet(*self.place(), EVIL), self.at)
 
-        with self.assertLogs("rtp", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             self.talk(BEGIN)
             self.talk(FLOODED, burst)
         self.assertEqual(len(logged.output), 1)
@@ -204,16 +204,16 @@ class Echoed(Attacked):
             super().assert_unharmed(sock, shapes, marker=marker)
 
     def test_a_stranger_harms_nothing_and_hears_nothing(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(STRANGER))
 
     def test_another_port_of_the_callers_address_does_not_break_in(self):
-        with self.assertLogs("rtp", "WARNING") as logged:
+        with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             self.assert_unharmed(lambda: self.open(A))
         self.assertIn(" is heard", logged.output[0])
 
     def test_another_ssrc_from_the_callers_own_port_does_not_break_in(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.caller, SPOOFED)
 
     def test_a_forger_of_address_port_and_ssrc_costs_no_packet_but_those_it_numbers(self):
@@ -280,7 +280,7 @@ class EchoedFromNAT(Echoed):
         self.assert_nothing_came(described)
 
     def test_another_port_of_the_callers_address_does_not_break_in(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(SIGNALLING))
 
     def test_another_stream_is_heard_once_the_first_was_silent_for_100_ms(self):
@@ -297,7 +297,7 @@ class EchoedThroughTrunk(Echoed):
     peer_ip = SIGNALLING
 
     def test_the_signalling_address_does_not_move_the_target_of_a_live_stream(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(SIGNALLING))
 
 
@@ -330,15 +330,15 @@ class Heard(Attacked):
             self.assertEqual(self.tick(), codec.decode_pcma(said))
 
     def test_a_stranger_is_not_heard_and_hears_nothing(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(STRANGER))
 
     def test_another_port_of_the_callers_address_is_not_heard(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(A))
 
     def test_another_ssrc_from_the_callers_own_port_is_not_heard(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.caller, SPOOFED)
 
     def test_a_flood_of_strangers_takes_no_frame(self):
@@ -356,11 +356,11 @@ class Heard(Attacked):
         for number in range(100):
             self.caller.sendto(packet(number, 160 * number, b"\5\x8a\0\xa0", 101, ssrc=99), self.at)
         self.talk(BEGIN)
-        self.assertEqual(self.pressed, ["5"] * rtp.KEYS)
+        self.assertEqual(self.pressed, ["5"] * session_module.KEYS)
         self.clock.now += 1
         self.caller.sendto(packet(100, 16000, b"\6\x8a\0\xa0", 101, ssrc=99), self.at)
         self.tick()
-        self.assertEqual(self.pressed[rtp.KEYS:], ["6"])
+        self.assertEqual(self.pressed[session_module.KEYS:], ["6"])
 
 
 class HeardFromNAT(Heard):
@@ -370,7 +370,7 @@ class HeardFromNAT(Heard):
         return SIGNALLING
 
     def test_another_port_of_the_callers_address_is_not_heard(self):
-        with self.assertLogs("rtp", "WARNING"):
+        with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(SIGNALLING))
 
 
@@ -379,7 +379,7 @@ class Reported(OnSockets):
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
-        self.session = rtp.open_rtp_session(A, 17000, 17999, None, A)
+        self.session = session_module.open_rtp_session(A, 17000, 17999, None, A)
         self.addCleanup(self.session.stop)
         self.session.update(Agreement(self.rtp.getsockname(), PCMA, True, True, "PCMA",
                                       self.rtcp.getsockname()))

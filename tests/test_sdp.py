@@ -2,9 +2,9 @@
 
 import unittest
 
-import sdp
-from codec import BY_NAME
-from sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, LocalSession, SDPError, parse
+from siprtp.formats import BY_NAME
+from siprtp.sip import sdp
+from siprtp.sip.sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, LocalSession, SDPError, parse
 
 HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
 AUDIO = "m=audio 4000 RTP/AVP 8\r\n"

@@ -2,8 +2,15 @@
 
 import unittest
 
-from sip_message import (MAX_BODIES, MAX_BODY_HEADERS, MAX_MARKS, MAX_URI, MAX_VALUES, SIPError,
-                         SIPMessage)
+from sip_message import (
+    MAX_BODIES,
+    MAX_BODY_HEADERS,
+    MAX_MARKS,
+    MAX_URI,
+    MAX_VALUES,
+    SIPError,
+    SIPMessage,
+)
 
 SDP = b"v=0\r\nm=audio 4000 RTP/AVP 8\r\n"
 INVITE = (b"INVITE sip:1000@192.0.2.1 SIP/2.0\r\n"

@@ -3,9 +3,21 @@
 import unittest
 
 from sip_message import SIPMessage
-from sip_utils import (get_called_number, get_caller_number, get_identity, new_branch, new_tag,
-                       parse_address, parse_cseq, parse_uri, parse_via, q850_cause, request_uri,
-                       split_list, stable_tag)
+from sip_utils import (
+    get_called_number,
+    get_caller_number,
+    get_identity,
+    new_branch,
+    new_tag,
+    parse_address,
+    parse_cseq,
+    parse_uri,
+    parse_via,
+    q850_cause,
+    request_uri,
+    split_list,
+    stable_tag,
+)
 
 
 class Lists(unittest.TestCase):

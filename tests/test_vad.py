@@ -5,7 +5,7 @@ import random
 import unittest
 import wave
 
-from vad import FRAME_MS, Utterance, UtteranceCutter, VoiceDetector
+from siprtp.media.vad import FRAME_MS, Utterance, UtteranceCutter, VoiceDetector
 
 SECOND = 1000 // FRAME_MS  # frames
 TWICE = 16  # in levels: 6 dB

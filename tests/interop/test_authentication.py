@@ -3,10 +3,15 @@
 import os
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import (SERVER_IP, InteropCase, Server, SIPp, end, undisturbed,
-                                   wait_until)
-from tests.interop.test_softphones import (LINPHONE_COMMANDS, LINPHONE_CONFIG, RATE, dial, speak,
-                                           start)
+from tests.interop.support import SERVER_IP, InteropCase, Server, SIPp, end, undisturbed, wait_until
+from tests.interop.test_softphones import (
+    LINPHONE_COMMANDS,
+    LINPHONE_CONFIG,
+    RATE,
+    dial,
+    speak,
+    start,
+)
 
 LINPHONE_PASSWORD = """
 [auth_info_0]

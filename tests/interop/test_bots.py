@@ -5,8 +5,7 @@ import time
 from tempfile import TemporaryDirectory
 
 from sip_message import SIPMessage
-from tests.interop.support import (PATIENCE, SERVER_IP, InteropCase, Server, undisturbed,
-                                   wait_until)
+from tests.interop.support import PATIENCE, SERVER_IP, InteropCase, Server, undisturbed, wait_until
 from tests.interop.test_trunk import SIGNALLING, Media, TrunkCall
 
 PROMPT = 0.2  # seconds until OPTIONS are answered

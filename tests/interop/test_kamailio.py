@@ -12,8 +12,18 @@ import subprocess
 import time
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import (ABORTED, PATH, SERVER_IP, SIPP_IP, InteropCase, Server, SIPp,
-                                   end, undisturbed, wait_until)
+from tests.interop.support import (
+    ABORTED,
+    PATH,
+    SERVER_IP,
+    SIPP_IP,
+    InteropCase,
+    Server,
+    SIPp,
+    end,
+    undisturbed,
+    wait_until,
+)
 
 PROXY_IP = "127.0.0.4"  # scenarios/proxied_bye.xml knows it too
 CALLS, RATE = 5, 20

@@ -9,8 +9,15 @@ import select
 import socket
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import (RELAY_IP, SERVER_IP, SIPP_IP, Background, InteropCase, Server,
-                                   SIPp)
+from tests.interop.support import (
+    RELAY_IP,
+    SERVER_IP,
+    SIPP_IP,
+    Background,
+    InteropCase,
+    Server,
+    SIPp,
+)
 
 CALLS, RATE = 100, 10
 UNACKED_CALLS = 3

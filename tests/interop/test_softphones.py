@@ -8,8 +8,7 @@ import wave
 from operator import mul
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import (PATIENCE, RUNS, SERVER_IP, InteropCase, Server, end,
-                                   wait_until)
+from tests.interop.support import PATIENCE, RUNS, SERVER_IP, InteropCase, Server, end, wait_until
 
 WORDS = "The quick brown fox jumps over the lazy dog."
 RATE = 8000  # Hz

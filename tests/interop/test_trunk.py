@@ -11,8 +11,15 @@ import time
 from tempfile import TemporaryDirectory
 
 from sip_message import SIPMessage
-from tests.interop.support import (PATIENCE, SERVER_IP, Background, InteropCase, Server,
-                                   undisturbed, wait_until)
+from tests.interop.support import (
+    PATIENCE,
+    SERVER_IP,
+    Background,
+    InteropCase,
+    Server,
+    undisturbed,
+    wait_until,
+)
 
 SIGNALLING, MTP, MUSIC, OTHER = (f"127.0.0.{n}" for n in (21, 22, 23, 24))
 PERIOD = 0.02  # seconds between packets

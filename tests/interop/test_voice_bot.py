@@ -19,9 +19,9 @@ import unittest
 from operator import mul
 from tempfile import TemporaryDirectory
 
-import codec
 from examples.local_ai import REPLIES
 from examples.voice_bot import sentences
+from siprtp.media import codec
 from tests.interop.support import ROOT, RUNS, SERVER_IP, InteropCase, Server, end, wait_until
 from tests.interop.test_trunk import HEADER, PERIOD, TrunkCall
 

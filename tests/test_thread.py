@@ -6,8 +6,8 @@ import types
 import unittest
 from unittest import mock
 
-import rtp_thread
-from rtp_thread import BEHIND, MANY, TICK, RTPThread
+from siprtp.media import thread as rtp_thread
+from siprtp.media.thread import BEHIND, MANY, TICK, RTPThread
 
 
 class Time:
@@ -75,7 +75,7 @@ class Ticks(unittest.TestCase):
 
         self.served.tick(broken)
         self.add("one", 3)
-        with self.assertLogs("rtp_thread", "ERROR") as logged:
+        with self.assertLogs("siprtp.media.thread", "ERROR") as logged:
             self.served.run()
         self.assertEqual((len(logged.records), len(self.at["one"])), (1, 3))
 
@@ -121,7 +121,7 @@ class Readers(unittest.TestCase):
 
     def each_poll(self):
         for make in self.polls:
-            with mock.patch("rtp_thread.make_poll", make), self.subTest(make.__name__):
+            with mock.patch("siprtp.media.thread.make_poll", make), self.subTest(make.__name__):
                 yield RTPThread()
 
     def wait_for_end(self, served):
@@ -149,7 +149,7 @@ class Readers(unittest.TestCase):
             bad, good = self.reader(b""), self.reader(b"end")
             served.read(Reader(bad[0], lambda view, now: 1 // 0))
             served.read(Reader(good[0], good[2]))
-            with self.assertLogs("rtp_thread", "ERROR") as logged:
+            with self.assertLogs("siprtp.media.thread", "ERROR") as logged:
                 self.sender.sendto(b"x", bad[0].getsockname())
                 for data in (b"1", b"2", b"end"):
                     self.sender.sendto(data, good[0].getsockname())
@@ -215,7 +215,7 @@ class Readers(unittest.TestCase):
             served.read(Reader(sock, take))
             heir = RTPThread()
             heir.read = mock.Mock(side_effect=OSError("no more"))
-            with self.assertLogs("rtp_thread", "WARNING"):
+            with self.assertLogs("siprtp.media.thread", "WARNING"):
                 served.hand_over(heir)
                 for data in (b"1", b"2", b"end"):
                     self.sender.sendto(data, sock.getsockname())

@@ -3,7 +3,7 @@
 A level is the mean of 16 * log2(1 + abs(x) / 8) over the 16-bit samples x of a frame: 0..192,
 where 16 more is twice the amplitude (6 dB). bench/vad.py measures how well all this works.
 
-No I/O and no clock.  Imports: standard library only.
+No I/O and no clock.
 """
 
 import io

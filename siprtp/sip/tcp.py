@@ -1,7 +1,6 @@
 """SIP over TCP: framing, and connections that only frame; what a message means is not known here.
 
 Each connection has a thread that reads; who sends never waits for a peer that does not read.
-Imports: net.
 """
 
 import logging
@@ -10,14 +9,14 @@ import socket
 import threading
 import time
 
-from net import DSCP_SIP, host_port, network, open_socket, set_dscp, wake_every
+from siprtp.sockets import DSCP_SIP, host_port, network, open_socket, set_dscp, wake_every
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
 # that others open: in all, and of strangers; of one that had a call, and of one of these. That we
 # open: in all, and to one
-MAX_CONNECTIONS, MAX_STRANGERS, MAX_OF_KNOWN, MAX_OF_ONE = 500, 250, 250, 100
+MAX_CONNECTIONS, MAX_UNVERIFIED, MAX_OF_KNOWN, MAX_OF_ONE = 500, 250, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
 HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
 UNSENT = 1 << 18  # bytes not acknowledged yet by a peer far away: what 200 calls at once get
@@ -219,12 +218,12 @@ class TCPTransport:
     """Every TCP connection, and the socket that listens for more.
 
     post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
-    message there, and says False where it is one too many. gate: a Gate, for connections and
-    keepalives. All methods belong to the SIP thread.
+    message there, and returns False if it is one too many. admission: an Admission, for connections
+    and keepalives. All methods belong to the SIP thread.
     """
 
-    def __init__(self, post, receive, gate):
-        self._post, self._receive, self._gate = post, receive, gate
+    def __init__(self, post, receive, admission):
+        self._post, self._receive, self._admission = post, receive, admission
         self._listener, self._connections, self._here = None, {}, None
         self._closing = threading.Event()
 
@@ -281,13 +280,13 @@ class TCPTransport:
             self._post(self._take_connection, address[:2], sock)
 
     def _take_connection(self, address, sock):
-        if not self._gate.admits(address, 0, tcp=True):
+        if not self._admission.admits(address, 0, tcp=True):
             sock.close()
             return
-        known, whose = self._gate.knows(address[0]), network(address[0])
+        known, whose = self._admission.is_known(address[0]), network(address[0])
         accepted = [one.network for one in self._connections.values() if one.accepted]
         of_one = accepted.count(whose)
-        if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_STRANGERS)
+        if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_UNVERIFIED)
                 or of_one >= (MAX_OF_KNOWN if known else MAX_OF_ONE)):
             log.warning("no connection with %s: %d are open, %d of them its own",
                         host_port(*address), len(accepted), of_one)
@@ -322,7 +321,7 @@ class TCPTransport:
             if data:
                 heard = self._receive(data, connection.address, connection)
             else:
-                heard = self._gate.admits(connection.address, 0, tcp=True)
+                heard = self._admission.admits(connection.address, 0, tcp=True)
                 heard = heard and connection.send(b"\r\n")
             connection.flooding = not heard
         finally:

@@ -2,18 +2,25 @@
 
 A Call takes what it needs to act as functions and has no socket, clock or thread of its own.
 All of it runs in the SIP thread; only CallTable may be read from others.
-Imports: dtmf, sip_response, sip_transaction (its timers), sip_utils.
 """
 
 import logging
 import re
 import threading
 
-from dtmf import Keys, NotifyReader
 from sip_response import SIP_PORT, serialize
-from sip_transaction import TIMEOUT, resend_while
-from sip_utils import (get_called_number, get_caller_number, get_identity, new_branch, new_tag,
-                       parse_address, parse_uri, request_uri)
+from sip_utils import (
+    get_called_number,
+    get_caller_number,
+    get_identity,
+    new_branch,
+    new_tag,
+    parse_address,
+    parse_uri,
+    request_uri,
+)
+from siprtp.dtmf import Keys, NotifyReader
+from siprtp.sip.transaction import TIMEOUT, resend_while
 
 log = logging.getLogger(__name__)
 

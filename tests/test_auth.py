@@ -8,10 +8,10 @@ import tempfile
 import unittest
 from types import SimpleNamespace
 
-import sip_auth
-from config import Config, ConfigError
-from sip_auth import ALGORITHMS, Authenticator, digest, get_response, hide_credentials
 from sip_message import SIPError
+from siprtp.config import Config, ConfigError
+from siprtp.sip import auth
+from siprtp.sip.auth import ALGORITHMS, Authenticator, digest, get_response, hide_credentials
 from tests.support import OFFER, PEER, Clock, Trunk, statuses
 
 PASSWORDS = "# who may call\n\nalice:wonder:land\n  bob : builder \nj\u00f6rg:gr\u00fcn\n"
@@ -235,7 +235,7 @@ class Refused(AuthCase):
                           h("INVITE:sip:1000@192.0.2.1")]))
         line = authorize(challenge, qop=None, nc=None, cnonce=None, response=f'"{old}"')
         logging.disable(logging.NOTSET)
-        with self.assertLogs("sip_auth", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             self.assertEqual(self.invite(line).status, 401)
         self.assertIn("user 'alice'; without qop=auth", logged.output[0])
 
@@ -360,8 +360,8 @@ class Guessed(AuthCase):
         self.assertEqual([status(ip)[0] for ip in others], [403, 401, 401])
 
     def test_the_table_of_sources_is_bounded(self):
-        self.addCleanup(setattr, sip_auth, "MAX_SOURCES", sip_auth.MAX_SOURCES)
-        sip_auth.MAX_SOURCES = 3
+        self.addCleanup(setattr, auth, "MAX_SOURCES", auth.MAX_SOURCES)
+        auth.MAX_SOURCES = 3
         for host in range(9):
             self.guess(1, (f"192.0.2.{host}", 5060))
         self.assertEqual(list(self.server.authenticator._failures),
@@ -423,26 +423,26 @@ class Logged(AuthCase):
     def test_who_is_asked_and_does_not_come_again_is_told_once(self):
         self.invite()
         self.invite('Authorization: Digest username="alice", realm="other", nonce="1"')
-        with self.assertLogs("sip_auth", "INFO") as logged:
-            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
+        with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
+            self.trunk.advance(auth.ASKED_SECONDS + 1)
         self.assertEqual([record.getMessage() for record in logged.records], [
             "INVITE from 192.0.2.10:5060: asked for a password, none for the realm "
             "'sip-rtp-server' came; Call-ID 'call-1@192.0.2.10'"])
 
     def test_who_comes_again_is_not_told(self):
-        with self.assertLogs("sip_auth", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             self.assertEqual(self.attempt(password="wrong").status, 401)
             self.assertEqual(self.attempt().status, 200)
-            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
+            self.trunk.advance(auth.ASKED_SECONDS + 1)
         self.assertIn("wrong credentials", logged.output[0])
         self.assertEqual(len(logged.output), 1)
 
     def test_of_many_who_do_not_come_again_some_are_told(self):
-        with self.assertLogs("sip_auth", "INFO") as logged:
-            for number in range(2 * sip_auth.MAX_ASKED):
+        with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
+            for number in range(2 * auth.MAX_ASKED):
                 self.trunk.say("INVITE", body=OFFER, call_id=f"call-{number}")
-            self.trunk.advance(sip_auth.ASKED_SECONDS + 1)
-        self.assertEqual(len(logged.output), sip_auth.MAX_ASKED)
+            self.trunk.advance(auth.ASKED_SECONDS + 1)
+        self.assertEqual(len(logged.output), auth.MAX_ASKED)
 
     def test_no_password_and_no_credentials_reach_the_log_even_at_debug(self):
         with self.assertLogs(level="DEBUG") as logged:

@@ -2,8 +2,8 @@
 
 import unittest
 
-from sip_dialog import TRANSITIONS, Call, CallTable, Unacked, hop_address
 from sip_message import SIPMessage
+from siprtp.sip.dialog import TRANSITIONS, Call, CallTable, Unacked, hop_address
 
 INVITE = ("INVITE sip:1000@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n"
           "From: \"A\" <sip:4711@192.0.2.10>;tag=them\r\nTo: <sip:1000@192.0.2.1>\r\n"
@@ -61,7 +61,7 @@ class States(Dialog):
             self.assertEqual((call.state, call.why), ("ended", "test"))
 
     def test_a_bye_that_nobody_answers_is_told_where_somebody_had_acked(self):
-        with self.assertLogs("sip_dialog", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.dialog", "INFO") as logged:
             for acked in (False, True):
                 call = self.confirmed()
                 call.acked = acked

@@ -3,7 +3,7 @@
 A pair of filters (QMF) splits the sound at 4000 Hz; each half is coded, at 8000 Hz, as what its
 ADPCM did not foresee: in 6 bits the low band, in 2 the high one.  Clause 6.2 of the recommendation
 names the steps, and so do comments here.  To encode a call takes 4 % of a core and to decode it as
-much (Python 3.11; bench/codec.py measures it).  Imports: standard library only.
+much (Python 3.11; bench/codec.py measures it).
 """
 
 from bisect import bisect_right

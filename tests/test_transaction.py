@@ -4,7 +4,7 @@ import sched
 import unittest
 
 from sip_message import SIPMessage
-from sip_transaction import ClientTransactions, ServerTransactions
+from siprtp.sip.transaction import ClientTransactions, ServerTransactions
 from tests.support import Clock
 
 PEER = ("192.0.2.10", 5060)

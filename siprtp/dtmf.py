@@ -1,7 +1,4 @@
-"""Key presses: telephone-events in RTP (RFC 4733), and in the bodies of INFO and NOTIFY.
-
-Imports: standard library only.
-"""
+"""Key presses: telephone-events in RTP (RFC 4733), and in the bodies of INFO and NOTIFY."""
 
 import re
 import struct

@@ -1,17 +1,17 @@
 """The audio of a bot's call: 20 ms heard and 20 ms said at every tick.
 
 Conversation belongs to two threads: the RTP thread calls `tick`, the bot's thread all the rest;
-what they share is guarded by `lock`.  Imports: codec, dtmf, jitter, vad.
+what they share is guarded by `lock`.
 """
 
 import collections
 import contextlib
 import threading
 
-import codec
-from dtmf import FRAME, event_payloads
-from jitter import Concealer, JitterBuffer
-from vad import VoiceDetector
+from siprtp.dtmf import FRAME, event_payloads
+from siprtp.media import codec
+from siprtp.media.jitter import Concealer, JitterBuffer
+from siprtp.media.vad import VoiceDetector
 
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
 KEPT = 1500  # frames heard and not asked for: 30 s
@@ -68,7 +68,7 @@ class Conversation:
             return True  # nothing is agreed: our offer waits for its answer
         if flow.codec != self._says:
             self._says = flow.codec
-            self._speak(codec.BY_NAME[flow.codec])
+            self._speak(codec.CODECS[flow.codec])
             self._understand(flow.codec)
         for name, ssrc, timestamp, payload in self.session.waiting(self._buffer):
             if name != self._hears:
@@ -111,7 +111,7 @@ class Conversation:
 
     def _understand(self, name):
         """Decode another codec from now on."""
-        row = codec.BY_NAME[name]
+        row = codec.CODECS[name]
         self._hears, self._decode, self._loudness = name, row.decoder(), row.loudness
         self._jitter, self._concealer, self._from = JitterBuffer(), Concealer(row.sample_rate), None
         if row.sample_rate != self.rate:

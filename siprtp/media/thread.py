@@ -1,8 +1,7 @@
 """The RTP thread: it serves the calls given to it, one or many.
 
 A call is served by a reader, called when a packet has come for it (`read`), or by a function called
-every 20 ms on absolute deadlines (`tick`), for as long as it returns True.  Imports: standard
-library only.
+every 20 ms on absolute deadlines (`tick`), for as long as it returns True.
 """
 
 import heapq
@@ -13,6 +12,8 @@ import selectors
 import threading
 import time
 
+from rtp import MAX_PACKET
+
 log = logging.getLogger(__name__)
 
 TICK = 0.020  # seconds
@@ -21,7 +22,6 @@ BEHIND = 0.2  # seconds: what a stopped machine missed beyond that is not made u
 # wakes costs as much as one or two packets do.
 MANY, GATHER = 20, 0.0003  # one in so many calls with a packet is behind; seconds
 IDLE = 0.5  # seconds without a packet until every call is asked whether it goes on
-MAX_PACKET = 2048  # bytes
 
 
 class RTPThread:

@@ -2,20 +2,18 @@
 
 A function answers by server.respond, or raises the SIPError that is to be answered. `Allow` is
 made of the table's keys.
-Imports: dtmf, sip_dialog, sip_message, sip_response, sip_session_timer,
-sip_transaction (its timers), sip_utils.
 """
 
 import logging
 import secrets
 
-from dtmf import info_key
-from sip_dialog import Unacked
 from sip_message import SIPError, SIPMessage
 from sip_response import response_address
-from sip_session_timer import answer_expiry
-from sip_transaction import TIMEOUT, resend_while
 from sip_utils import parse_params, q850_cause
+from siprtp.dtmf import info_key
+from siprtp.sip.dialog import Unacked
+from siprtp.sip.session_timer import answer_expiry
+from siprtp.sip.transaction import TIMEOUT, resend_while
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""The codecs this server speaks, one row each, and changes of the sample rate.
+"""Encoding, decoding and resampling: one row per codec.
 
-PCM is 16-bit signed little-endian mono throughout.  Imports: g722.
+PCM is 16-bit signed little-endian mono throughout.
 """
 
 from functools import lru_cache
@@ -10,7 +10,7 @@ from operator import itemgetter, mul
 from struct import error, pack, unpack
 from typing import Callable, NamedTuple, Optional
 
-import g722
+from siprtp.media import g722
 
 try:
     from math import sumprod  # of Python 3.12: half the cost of a Resampler
@@ -74,31 +74,24 @@ decode_pcmu, encode_pcmu = MU_LAW.decode, MU_LAW.encode
 
 
 class Codec(NamedTuple):
-    """name: as in a=rtpmap, compared in any case. payload_type: what we offer it as.
+    """How the payloads of one format are coded.
 
-    decoder(), encoder(): a function bytes -> bytes for one call's one direction, as it may have
-    memory. loudness(payload): how loud that is (see `loudness`), or None where codes don't tell by
-    themselves.
+    decoder(), encoder(): return a function bytes -> bytes for one direction of one call, because
+    it may have memory. loudness(payload): see the function `loudness`; None if the codes alone do
+    not tell.
     """
 
-    name: str
-    rate: int  # Hz, of the RTP clock
-    payload_type: int
-    sample_rate: int = 8000  # Hz, of the PCM
-    decoder: Optional[Callable] = None
-    encoder: Optional[Callable] = None
+    sample_rate: int  # Hz of the PCM
+    decoder: Callable
+    encoder: Callable
     loudness: Optional[Callable] = None
 
 
-KNOWN = (  # as we prefer them; RFC 3551 6
-    Codec("PCMA", 8000, 8, 8000, lambda: decode_pcma, lambda: encode_pcma, A_LAW.loudness),
-    Codec("PCMU", 8000, 0, 8000, lambda: decode_pcmu, lambda: encode_pcmu, MU_LAW.loudness),
-    # RFC 3551 4.5.2: its clock is 8000 Hz by mistake, and stays so
-    Codec("G722", 8000, 9, 16000, g722.Decoder, g722.Encoder),
-)
-CODECS = KNOWN[:2]  # unless settings say otherwise: a call in G.722 costs 200 times as much
-BY_NAME = {codec.name: codec for codec in KNOWN}
-EVENT = Codec("telephone-event", 8000, 101)  # RFC 4733; its type is dynamic, 101 is usual
+CODECS = {  # by the name of the format
+    "PCMA": Codec(8000, lambda: decode_pcma, lambda: encode_pcma, A_LAW.loudness),
+    "PCMU": Codec(8000, lambda: decode_pcmu, lambda: encode_pcmu, MU_LAW.loudness),
+    "G722": Codec(16000, g722.Decoder, g722.Encoder),
+}
 
 
 def loudness(pcm):

@@ -8,11 +8,11 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-import sip_tcp
-from gate import Gate
 from sip_message import SIPMessage
 from sip_response import TCPHop
-from sip_tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
+from siprtp.sip import tcp
+from siprtp.sip.admission import Admission
+from siprtp.sip.tcp import MAX_MESSAGE, Connection, Framer, FramingError, TCPTransport
 from tests.support import OFFER, PEER, Clock, Trunk
 from tests.test_main import SECONDS, Process
 
@@ -237,8 +237,8 @@ class Sockets(unittest.TestCase):
 
 class Stalled(unittest.TestCase):
     def test_half_a_message_may_not_wait_for_ever_and_an_idle_connection_may(self):
-        self.addCleanup(setattr, sip_tcp, "HALF_SECONDS", sip_tcp.HALF_SECONDS)
-        sip_tcp.HALF_SECONDS = 0.05
+        self.addCleanup(setattr, tcp, "HALF_SECONDS", tcp.HALF_SECONDS)
+        tcp.HALF_SECONDS = 0.05
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
         took, ended = threading.Event(), threading.Event()
@@ -249,7 +249,7 @@ class Stalled(unittest.TestCase):
         self.assertTrue(took.wait(5))
         connection.taken()
         self.assertFalse(ended.wait(0.25))  # nothing more came, several times over
-        with self.assertLogs("sip_tcp", "WARNING") as logged:
+        with self.assertLogs("siprtp.sip.tcp", "WARNING") as logged:
             for at in range(1000):  # a byte now and then does not help
                 if ended.wait(0.02):
                     break
@@ -258,14 +258,14 @@ class Stalled(unittest.TestCase):
         self.assertIn("no whole message", logged.output[0])
 
     def test_a_connection_that_never_sends_a_message_is_ended(self):
-        self.addCleanup(setattr, sip_tcp, "HALF_SECONDS", sip_tcp.HALF_SECONDS)
-        sip_tcp.HALF_SECONDS = 0.05
+        self.addCleanup(setattr, tcp, "HALF_SECONDS", tcp.HALF_SECONDS)
+        tcp.HALF_SECONDS = 0.05
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
         ended = threading.Event()
         connection = Connection(PEER, None, lambda conn: ended.set(), ours)
         self.addCleanup(connection.close)
-        with self.assertLogs("sip_tcp", "WARNING"):
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             connection.start()
             self.assertTrue(ended.wait(5))
 
@@ -276,9 +276,9 @@ class Stalled(unittest.TestCase):
 
         def take(data, connection):
             got.append(data)
-            if len(got) == sip_tcp.MAX_UNREAD:
+            if len(got) == tcp.MAX_UNREAD:
                 full.set()
-            elif len(got) > sip_tcp.MAX_UNREAD:
+            elif len(got) > tcp.MAX_UNREAD:
                 more.set()
 
         connection = Connection(PEER, take, lambda conn: None, ours)
@@ -292,10 +292,10 @@ class Stalled(unittest.TestCase):
         self.assertTrue(more.wait(SECONDS))
 
     def test_a_connection_that_sends_too_much_is_read_more_slowly(self):
-        transport = TCPTransport(None, lambda *args: heard, Gate((), "", 10, Clock()))
+        transport = TCPTransport(None, lambda *args: heard, Admission((), "", 10, Clock()))
         connection, sent = Connection(("127.0.0.2", 5060), lambda *args: None, None), []
         connection.send = lambda data: sent.append(data) or True
-        with mock.patch("sip_tcp.time.sleep") as slept:
+        with mock.patch("siprtp.sip.tcp.time.sleep") as slept:
             for heard in (True, False):
                 transport._take(ONE, connection)
                 connection._pass_on(TWO)
@@ -304,7 +304,7 @@ class Stalled(unittest.TestCase):
             transport._take(b"", connection)  # a keepalive, and one too many
             connection._pass_on(TWO)
             self.assertEqual((sent, slept.called), ([b"\r\n"], False))
-            with self.assertLogs("gate", "WARNING"):
+            with self.assertLogs("siprtp.sip.admission", "WARNING"):
                 transport._take(b"", connection)
             connection._pass_on(TWO)
             self.assertEqual((sent, slept.called), ([b"\r\n"], True))
@@ -330,7 +330,7 @@ class Stalled(unittest.TestCase):
         ended = threading.Event()
         connection = Connection(PEER, lambda *args: None, lambda conn: ended.set(), ours)
         connection.start()
-        with self.assertLogs("sip_tcp", "WARNING"):
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             for _ in range(1000):
                 connection.send(b"x" * 60000)
         self.assertFalse(connection.open)
@@ -345,7 +345,7 @@ class Stalled(unittest.TestCase):
             with socket.create_connection(listener.getsockname()):
                 sock, address = listener.accept()
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 46080)  # as by Ethernet
-                with self.assertLogs("sip_tcp", "INFO"):
+                with self.assertLogs("siprtp.sip.tcp", "INFO"):
                     connection = transport._begin(address, sock)
                 self.addCleanup(connection.close)
                 self.assertGreater(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), 200000)
@@ -355,41 +355,41 @@ class Stalled(unittest.TestCase):
     def test_a_connection_of_no_peer_of_ours_is_closed_at_once(self):
         closed, ours = [], StandIn()
         ours.close = lambda: closed.append(True)
-        transport = TCPTransport(None, None, Gate([ip_network("192.0.2.10")], "", 0, Clock()))
-        with self.assertLogs("gate", "WARNING"):
+        transport = TCPTransport(None, None, Admission([ip_network("192.0.2.10")], "", 0, Clock()))
+        with self.assertLogs("siprtp.sip.admission", "WARNING"):
             transport._take_connection(("192.0.2.66", 40000), ours)
         self.assertEqual((closed, len(transport)), ([True], 0))
 
     def test_strangers_cannot_take_all_connections(self):
-        begun, ours, gate = [], StandIn(), Gate((), "", 0, Clock())
+        begun, ours, admission = [], StandIn(), Admission((), "", 0, Clock())
         ours.close = lambda: begun.append("closed")
-        transport = TCPTransport(None, None, gate)
+        transport = TCPTransport(None, None, admission)
         transport._begin = lambda address, sock: begun.append(address[0])
 
         def held(count, address, sock):
             one = Connection((address, 1), None, None, sock)
             return {(address, port): one for port in range(count)}
 
-        transport._connections = held(sip_tcp.MAX_OF_ONE, "10.0.0.1", ours)
-        transport._connections.update(held(sip_tcp.MAX_CONNECTIONS, "10.0.3.1", None))
-        with self.assertLogs("sip_tcp", "WARNING"):
+        transport._connections = held(tcp.MAX_OF_ONE, "10.0.0.1", ours)
+        transport._connections.update(held(tcp.MAX_CONNECTIONS, "10.0.3.1", None))
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.1", 40000), ours)
         transport._take_connection(("10.0.0.2", 40000), ours)
-        rest = sip_tcp.MAX_STRANGERS - sip_tcp.MAX_OF_ONE
+        rest = tcp.MAX_UNVERIFIED - tcp.MAX_OF_ONE
         transport._connections.update(held(rest, "10.0.1.1", ours))
-        with self.assertLogs("sip_tcp", "WARNING"):
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.2", 40000), ours)
-        gate.prove(("10.0.0.1", 5060))
+        admission.verify(("10.0.0.1", 5060))
         transport._take_connection(("10.0.0.1", 40000), ours)
-        transport._connections.update(held(sip_tcp.MAX_OF_KNOWN, "10.0.0.1", ours))
-        with self.assertLogs("sip_tcp", "WARNING"):  # who had a call leaves room for others as well
+        transport._connections.update(held(tcp.MAX_OF_KNOWN, "10.0.0.1", ours))
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.1", 40000), ours)
         self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1", "closed"])
         del transport._begin
-        with self.assertLogs("sip_tcp", "WARNING"):  # and we open no more than that
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):  # and we open no more than that
             self.assertIsNone(transport._begin(("10.0.4.1", 5060), None))
-        transport._connections = held(sip_tcp.MAX_OF_ONE, "10.0.3.1", None)
-        with self.assertLogs("sip_tcp", "WARNING"):  # nor that many to one
+        transport._connections = held(tcp.MAX_OF_ONE, "10.0.3.1", None)
+        with self.assertLogs("siprtp.sip.tcp", "WARNING"):  # nor that many to one
             self.assertIsNone(transport._begin(("10.0.3.1", 5060), None))
 
     def test_a_connection_that_cannot_be_made_is_forgotten(self):
@@ -397,7 +397,7 @@ class Stalled(unittest.TestCase):
         transport = TCPTransport(lambda *args: posted.append(args), None, None)
         with socket.socket() as taken:  # bound and not listening: refused
             taken.bind(("127.0.0.1", 0))
-            with self.assertLogs("sip_tcp", "WARNING"):
+            with self.assertLogs("siprtp.sip.tcp", "WARNING"):
                 connection = transport._begin(taken.getsockname(), None)
                 connection.send(b"lost")
                 while not posted:

@@ -1,7 +1,4 @@
-"""What the sockets share: options, and which address of ours faces another.
-
-Imports: standard library only.
-"""
+"""What the sockets share: options, and which address of ours faces another."""
 
 import ipaddress
 import logging

@@ -1,7 +1,6 @@
 """Session timers (RFC 4028): a call whose other side stops refreshing it is cleared.
 
 The caller refreshes where it can; we do, by UPDATE, where it asks us to.
-Imports: sip_message, sip_utils.
 """
 
 from typing import NamedTuple

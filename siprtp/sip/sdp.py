@@ -1,15 +1,12 @@
-"""Session descriptions: read one, and hold our side of offer and answer (RFC 8866, RFC 3264).
-
-Imports: codec.
-"""
+"""Session descriptions: read one, and hold our side of offer and answer (RFC 8866, RFC 3264)."""
 
 import ipaddress
 import re
 import secrets
 from types import SimpleNamespace
-from typing import Dict, NamedTuple, Optional, Tuple
 
-from codec import BY_NAME, CODECS, EVENT
+from siprtp.agreement import NOTHING, Agreement
+from siprtp.formats import DEFAULT, EVENT, FORMATS
 
 DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
@@ -19,7 +16,7 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
 MAX_LINES, MAX_MEDIA, MAX_FORMATS = 300, 16, 128
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
-STATIC = {str(codec.payload_type): codec for codec in BY_NAME.values()}
+STATIC = {str(codec.payload_type): codec for codec in FORMATS}
 
 
 class SDPError(ValueError):
@@ -86,22 +83,6 @@ class MediaLine:
         return f"m={self.kind} 0 {self.proto} {self.formats[0]}"
 
 
-class Agreement(NamedTuple):
-    """What offer and answer settled, for the RTP side."""
-
-    remote: Optional[Tuple[str, int]]  # (ip, port) to send to; None: nowhere
-    formats: Dict[int, int]  # payload type we receive: payload type we send
-    sending: bool
-    receiving: bool
-    codec: str
-    rtcp: Optional[Tuple[str, int]] = None  # (ip, port) for reports
-    events: Optional[int] = None  # which of the types received is telephone-event
-    others: Dict[int, str] = {}  # the types of other codecs received: their names
-
-
-NOTHING = Agreement(None, {}, False, False, "none")
-
-
 def sendable(ip):
     """Say whether an address is one host's: not 0.0.0.0 or :: (hold), multicast or broadcast."""
     return not (ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address(0xFFFFFFFF))
@@ -162,7 +143,7 @@ class LocalSession:
     an offer all. The version in o= rises only when what we say changes (RFC 3264 8).
     """
 
-    def __init__(self, ip, port, is_own=lambda address: False, codecs=CODECS):
+    def __init__(self, ip, port, is_own=lambda address: False, codecs=DEFAULT):
         self.ip, self.port, self._is_own, self._codecs = ip, port, is_own, codecs
         self._time = "0 0"
         self._id, self._version, self._said = secrets.randbits(31), 0, None

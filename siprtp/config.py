@@ -1,11 +1,11 @@
-"""Settings: the environment, checked once, as one frozen value.  Imports: codec."""
+"""Settings: the environment, checked once, as one frozen value."""
 
 import ipaddress
 import os
 import re
 from collections import namedtuple
 
-import codec
+from siprtp import formats
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -60,7 +60,7 @@ def some_of(*words):
 
 
 def codecs(text):
-    return tuple(codec.BY_NAME[name] for name in some_of(*codec.BY_NAME)(text))
+    return tuple(formats.BY_NAME[name] for name in some_of(*formats.BY_NAME)(text))
 
 
 def function(text):

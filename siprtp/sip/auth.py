@@ -1,7 +1,7 @@
 """Who may call: Authenticator, digest authentication of INVITE (RFC 3261 22, RFC 7616, RFC 8760).
 
 Nothing is kept of a challenge: a nonce says itself when and for whom it was made.  All of it runs
-in the SIP thread.  Imports: net, sip_message, sip_utils.
+in the SIP thread.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ import re
 import secrets
 from collections import OrderedDict
 
-from net import host_port, network
 from sip_message import SIPError
 from sip_utils import new_tag, parse_params, split_list
+from siprtp.sockets import host_port, network
 
 log = logging.getLogger(__name__)
 

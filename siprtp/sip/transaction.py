@@ -2,7 +2,7 @@
 
 Both kinds take `send(data, address)` and `after(seconds, function, *args)`; they have no clock
 and no socket. A timer is never cancelled: one that comes too late finds nothing to do.  All of it
-runs in the SIP thread.  Imports: sip_utils.
+runs in the SIP thread.
 """
 
 import logging

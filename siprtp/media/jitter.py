@@ -1,7 +1,6 @@
 """The jitter buffer and the concealment of what is lost: the caller's voice in steps of 20 ms.
 
 No I/O, no threads, no clock: the call of `pop` every 20 ms is the clock.
-Imports: standard library only.
 """
 
 import struct

@@ -1,8 +1,6 @@
 """The calls: where the dialog of each meets its media and its bot, and nowhere else.
 
 All of it runs in the SIP thread; a bot's thread and the RTP threads reach it by `call_soon`.
-Imports: bot, net, rtcp, rtp, rtp_thread, sdp, sip_dialog, sip_message, sip_methods,
-sip_session_timer, sip_transaction (its timers), sip_utils.
 """
 
 import logging
@@ -11,18 +9,18 @@ import threading
 import time
 import weakref
 
-import rtcp
-import rtp
-import sdp
 from bot import Call as BotCall
-from net import host_port, local_address
-from rtp_thread import RTPThread
-from sip_dialog import Call, CallTable
 from sip_message import SIPError
-from sip_methods import send_2xx, send_ringing
-from sip_session_timer import SessionTimer
-from sip_transaction import TIMEOUT
 from sip_utils import DIGITS
+from siprtp.media import rtcp
+from siprtp.media.session import open_rtp_session
+from siprtp.media.thread import RTPThread
+from siprtp.sip import sdp
+from siprtp.sip.dialog import Call, CallTable
+from siprtp.sip.methods import send_2xx, send_ringing
+from siprtp.sip.session_timer import SessionTimer
+from siprtp.sip.transaction import TIMEOUT
+from siprtp.sockets import host_port, local_address
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ MANY_CALLS = 400  # beyond that own threads cost more than they bring: they queu
 TOGETHER = 0.05  # seconds: reports are sent on the beat, for to wake the SIP thread costs more
 LINGER = 1.0  # seconds an RTP thread waits for the next call: where they are many it comes
 WATCH = 10.0  # seconds between two looks whether RTP still comes
-MAX_STRANGERS = 100  # calls of strangers at once that have no ACK
+MAX_UNVERIFIED = 100  # calls of strangers at once that have no ACK
 ROUND_TRIP = 1.0  # seconds: an honest stranger has sent its ACK by then
 RING_SECONDS = 180.0  # how long a bot may ring where the INVITE names no time (RFC 3261 16.6)
 
@@ -58,8 +56,8 @@ class Calls(CallTable):
 
     def take(self, request):
         """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
-        stranger = not self._server.gate.knows(request.source[0])
-        too_many = len(self._strangers) >= min(MAX_STRANGERS, self._limit // 2 + 1)
+        stranger = not self._server.admission.is_known(request.source[0])
+        too_many = len(self._strangers) >= min(MAX_UNVERIFIED, self._limit // 2 + 1)
         if (self.is_full() or (stranger and too_many)) and not self._make_room():
             raise SIPError(486, "")
         call, body = self.create(request)
@@ -122,13 +120,13 @@ class Calls(CallTable):
         self._server.call_soon(self._act, function, call, *args)
 
     def _act(self, function, call, *args):
-        self._server.gate.blame(call.invite.source[0])
+        self._server.log_throttle.begin(call.invite.source[0])
         function(call, *args)
 
     def open_media(self, peer_ip):
         """Return an RTPSession on a free port. Raises OSError where there is none."""
         config = self._config
-        session = rtp.open_rtp_session(config.bind_ip, config.rtp_port_start, config.rtp_port_end,
+        session = open_rtp_session(config.bind_ip, config.rtp_port_start, config.rtp_port_end,
                                        self._next_rtp_port, peer_ip)
         self._next_rtp_port = session.port + 2  # late packets of an old call find nobody
         return session
@@ -273,9 +271,9 @@ class Calls(CallTable):
         """Take the ACK of a 2xx: our tag, which it repeats, went where the INVITE came from."""
         self._strangers.pop(call, None)
         call.acked, call.media.mute = True, False
-        self._server.gate.prove(call.invite.source)
+        self._server.admission.verify(call.invite.source)
         if ack.source[0] == call.invite.source[0]:
-            self._server.gate.prove(ack.source)  # another port, as gateways have them
+            self._server.admission.verify(ack.source)  # another port, as gateways have them
 
     def take_answer(self, call, ack):
         """Apply the answer an ACK carries; without one the caller has 64*T1 to say BYE."""

@@ -1,6 +1,6 @@
 """RTCP: what was received of a source, and the reports about it (RFC 3550 6).
 
-Functions of bytes and numbers; no socket and no clock.  Imports: standard library only.
+Functions of bytes and numbers; no socket and no clock.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""The gate: who is answered, how often, how much a stranger gets, and what the log says of it."""
+"""Admission: who is answered, how often, how much a stranger gets, and what the log says of it."""
 
 import logging
 import tempfile
@@ -7,10 +7,11 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-from calls import MAX_STRANGERS
-from config import Config
-from gate import LINES, MOST, STRANGERS_LINES, Counts, Gate
-from server import MAX_TRANSACTIONS, warn_of_strangers
+from server import MAX_TRANSACTIONS, warn_of_open_access
+from siprtp.calls import MAX_UNVERIFIED
+from siprtp.config import Config
+from siprtp.logs import PEER_LINES, UNVERIFIED_LINES, Counts
+from siprtp.sip.admission import MAX_PEERS, Admission
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
 
 MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
@@ -55,15 +56,15 @@ class Peers(unittest.TestCase):
 
     def test_whatever_they_send_there_is_one_line_a_minute_that_names_the_setting(self):
         trunk = Trunk(known=False, ALLOWED_PEERS="198.51.100.7")
-        with self.assertLogs("gate", "WARNING") as log:
+        with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
             for method in ("OPTIONS", "INVITE", "REGISTER", "BYE", "ACK") * 20:
                 self.assertEqual(trunk.send(trunk.request(method, body=OFFER), STRANGER), [])
             trunk.send(b"\x16\x03\x01" * 100, STRANGER)
         self.assertEqual([record.getMessage() for record in log.records],
-                         ["192.0.2.66 is not answered: ALLOWED_PEERS does not name it"])
+                         ["192.0.2.66 gets no answer: it is not in ALLOWED_PEERS"])
         self.assertEqual((len(trunk.server.transactions), len(trunk.server.calls)), (0, 0))
         trunk.advance(60)
-        with self.assertLogs("gate", "WARNING") as log:
+        with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
             trunk.send(b"x", STRANGER)
         self.assertEqual(len(log.records), 1)
 
@@ -84,8 +85,8 @@ class Peers(unittest.TestCase):
                             ("198.51.100.7", None)):
             settings = Config.from_env({"ALLOWED_PEERS": peers})
             with self.assertLogs("server", "WARNING") as log:
-                warn_of_strangers(settings, "8.8.8.8")
-                warn_of_strangers(settings, "192.168.1.1")
+                warn_of_open_access(settings, "8.8.8.8")
+                warn_of_open_access(settings, "192.168.1.1")
                 logging.getLogger("server").warning("none")
             self.assertIn(says or "none", log.output[0])
             self.assertEqual(len(log.output), 1 + bool(says))
@@ -97,7 +98,7 @@ class Peers(unittest.TestCase):
             settings = Config.from_env({"ALLOWED_PEERS": "0.0.0.0/0",
                                         "SIP_PASSWORD_FILE": file.name})
         with self.assertLogs("server", "WARNING") as log:
-            warn_of_strangers(settings, "8.8.8.8")
+            warn_of_open_access(settings, "8.8.8.8")
             logging.getLogger("server").warning("none")
         self.assertEqual(len(log.output), 1)
 
@@ -107,7 +108,7 @@ class Rate(unittest.TestCase):
         return sum(len(trunk.send(trunk.request("OPTIONS"), source)) for _ in range(count))
 
     def test_a_stranger_may_send_a_tenth_of_the_rate_each_second(self):
-        with self.assertLogs("gate", "WARNING") as log:
+        with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
             peer = trunk()
             self.assertEqual(self.answered(peer, STRANGER, 10), 2)
         self.assertRegex(log.output[0], "192.0.2.66: too many messages.*SIP_RATE")
@@ -131,19 +132,19 @@ class Rate(unittest.TestCase):
 
     def test_strangers_fill_no_table_of_those_who_had_a_call(self):
         clock = Clock()
-        gate = Gate((), "", 2 * MOST * 100, clock)
-        gate.prove(PEER)
-        for number in range(MOST + 1):
-            gate.admits((f"10.0.{number >> 8}.{number & 255}", 5060), 1)
-        self.assertTrue(gate.admits(("192.168.0.1", 5060), 1) is False)
-        gate.prove(("192.168.0.2", 5060))
-        self.assertTrue(gate.admits(("192.168.0.2", 5060), 1))
+        admission = Admission((), "", 2 * MAX_PEERS * 100, clock)
+        admission.verify(PEER)
+        for number in range(MAX_PEERS + 1):
+            admission.admits((f"10.0.{number >> 8}.{number & 255}", 5060), 1)
+        self.assertTrue(admission.admits(("192.168.0.1", 5060), 1) is False)
+        admission.verify(("192.168.0.2", 5060))
+        self.assertTrue(admission.admits(("192.168.0.2", 5060), 1))
 
     def test_what_is_forged_over_udp_takes_nothing_from_tcp(self):
-        gate = Gate((), "", 20, Clock())
-        gate.prove(("10.0.0.1", 5060))
-        udp = [gate.admits(("10.0.0.1", 40000), 1) for _ in range(30)]
-        tcp = [gate.admits(("10.0.0.1", 50000), 1, tcp=True) for _ in range(30)]
+        admission = Admission((), "", 20, Clock())
+        admission.verify(("10.0.0.1", 5060))
+        udp = [admission.admits(("10.0.0.1", 40000), 1) for _ in range(30)]
+        tcp = [admission.admits(("10.0.0.1", 50000), 1, tcp=True) for _ in range(30)]
         self.assertEqual((sum(udp), sum(tcp)), (20, 20))
 
     def test_an_address_that_is_named_by_itself_is_not_one_of_the_strangers(self):
@@ -158,19 +159,19 @@ class Rate(unittest.TestCase):
         self.assertEqual(sum(counts), 20)
 
     def test_so_does_one_whose_addresses_had_calls(self):
-        gate = Gate([ip_network("2001:db8::/32")], "", 20, Clock())
+        admission = Admission([ip_network("2001:db8::/32")], "", 20, Clock())
         sources = [(f"2001:db8:0:1::{number}", 5060) for number in range(1, 10)]
         for source in sources:
-            gate.prove(source)
-        self.assertEqual(sum(gate.admits(source, 1) for source in sources * 10), 20)
+            admission.verify(source)
+        self.assertEqual(sum(admission.admits(source, 1) for source in sources * 10), 20)
 
     def test_a_long_message_counts_as_several(self):
-        gate = Gate((), "", 1000, Clock())
-        gate.prove(("10.0.0.1", 5060))
-        known = [gate.admits(("10.0.0.1", 5060), 65535) for _ in range(100)]
-        stranger = [gate.admits(("10.0.0.2", 5060), 65535) for _ in range(100)]
+        admission = Admission((), "", 1000, Clock())
+        admission.verify(("10.0.0.1", 5060))
+        known = [admission.admits(("10.0.0.1", 5060), 65535) for _ in range(100)]
+        stranger = [admission.admits(("10.0.0.2", 5060), 65535) for _ in range(100)]
         self.assertEqual((sum(known), sum(stranger)), (23, 3))
-        self.assertTrue(Gate((), "", 2, Clock()).admits(("10.0.0.1", 5060), 65535))
+        self.assertTrue(Admission((), "", 2, Clock()).admits(("10.0.0.1", 5060), 65535))
 
     def test_garbage_counts_as_messages_do(self):
         peer = trunk()
@@ -187,7 +188,7 @@ class Rate(unittest.TestCase):
 
     def test_what_is_counted_is_bounded(self):
         counts = Counts(Clock(), 1)
-        for number in range(MOST):
+        for number in range(MAX_PEERS):
             self.assertEqual(counts.add(number), 1)
         self.assertGreater(counts.add("one more"), 1e9)
         self.assertEqual(counts.add(7), 2)
@@ -275,8 +276,8 @@ class Amplification(unittest.TestCase):
         peer = Trunk(known=False)
         ok = peer.say("INVITE", body=OFFER)[-1]
         peer.send(peer.request("ACK", to_tag=ok.to_tag), STRANGER)
-        self.assertTrue(peer.server.gate.knows(PEER[0]))
-        self.assertFalse(peer.server.gate.knows(STRANGER[0]))
+        self.assertTrue(peer.server.admission.is_known(PEER[0]))
+        self.assertFalse(peer.server.admission.is_known(STRANGER[0]))
 
     def test_who_sent_an_ack_is_a_stranger_no_more(self):
         peer = Trunk(known=False)
@@ -289,7 +290,7 @@ class Amplification(unittest.TestCase):
         peer = Trunk(known=False)
         peer.say("INVITE", body=OFFER)
         peer.say("ACK", to_tag="0123456789abcdef")
-        self.assertFalse(peer.server.gate.knows(PEER[0]))
+        self.assertFalse(peer.server.admission.is_known(PEER[0]))
 
     def test_nothing_is_said_to_a_stranger_before_the_ack(self):
         for bot in (None, lambda call: None):
@@ -312,7 +313,7 @@ class Bounds(unittest.TestCase):
         return peer.send(data, source)[-1].status
 
     def test_strangers_calls_without_ack_make_room_for_others_after_a_second(self):
-        for environ, most in (({}, MAX_STRANGERS), ({"MAX_CALLS": "50"}, 26)):
+        for environ, most in (({}, MAX_UNVERIFIED), ({"MAX_CALLS": "50"}, 26)):
             peer = Trunk(known=False, SIP_RATE="0", **environ)
             for number in range(most):
                 self.assertEqual(self.invite(peer, f"forged{number}"), 200)
@@ -320,43 +321,44 @@ class Bounds(unittest.TestCase):
             peer.advance(1)
             self.assertEqual(self.invite(peer, "later"), 200)
             self.assertEqual(len(peer.server.calls), most)
-            peer.server.gate.prove(STRANGER)
+            peer.server.admission.verify(STRANGER)
             self.assertEqual(self.invite(peer, "known", STRANGER), 200)
             peer.advance(64)
             self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
 
     def test_a_trunk_that_is_named_by_its_address_may_ring_as_often_as_it_likes(self):
         peer = Trunk(known=False, SIP_RATE="0", ALLOWED_PEERS="192.0.2.10")
-        for number in range(MAX_STRANGERS + 50):
+        for number in range(MAX_UNVERIFIED + 50):
             self.assertIn(self.invite(peer, f"ring{number}"), (100, 200))
-        self.assertEqual(len(peer.server.calls), MAX_STRANGERS + 50)
+        self.assertEqual(len(peer.server.calls), MAX_UNVERIFIED + 50)
 
     def test_calls_that_wait_for_the_answer_to_our_bye_are_no_room(self):
         peer = Trunk(known=False, SIP_RATE="0")
-        for number in range(MAX_STRANGERS - 1):
+        for number in range(MAX_UNVERIFIED - 1):
             self.invite(peer, f"x{number}", STRANGER)
         ok = peer.send(peer.request("INVITE", body=OFFER, call_id="acked"), STRANGER)[-1]
         peer.send(peer.request("ACK", call_id="acked", to_tag=ok.to_tag), STRANGER)
         peer.advance(1)
-        for number in range(3 * MAX_STRANGERS):
+        for number in range(3 * MAX_UNVERIFIED):
             self.invite(peer, f"forged{number}")
-        self.assertEqual(len(peer.server.calls._strangers), MAX_STRANGERS)
+        self.assertEqual(len(peer.server.calls._strangers), MAX_UNVERIFIED)
 
     def test_where_no_port_is_left_a_strangers_call_makes_room(self):
         peer = Trunk(known=False, RTP_PORT_START="20000", RTP_PORT_END="20019", MAX_CALLS="1000")
         self.assertEqual([self.invite(peer, f"forged{n}") for n in range(7)], [200] * 6 + [486])
-        peer.server.gate.prove(STRANGER)
+        peer.server.admission.verify(STRANGER)
         calls = [self.invite(peer, f"real{n}", STRANGER) for n in range(5)]
         self.assertEqual(calls, [200] * 4 + [486])
         peer.advance(1)
         self.assertEqual(self.invite(peer, "real", STRANGER), 200)
 
     def test_an_address_is_known_by_a_few_ports(self):
-        gate = Gate((), "", 10, Clock())
+        admission = Admission((), "", 10, Clock())
         for port in range(100):
-            gate.prove(("10.0.0.1", port))
-        admitted = sum(gate.admits(("10.0.0.1", port), 1) for port in range(100) for _ in range(11))
-        self.assertEqual((len(gate._known), admitted), (1, 50))
+            admission.verify(("10.0.0.1", port))
+        admitted = sum(admission.admits(("10.0.0.1", port), 1)
+                       for port in range(100) for _ in range(11))
+        self.assertEqual((len(admission._verified), admitted), (1, 50))
 
     def test_a_busy_trunk_takes_no_transaction_from_a_new_one(self):
         peer = Trunk(SIP_RATE="0")
@@ -381,15 +383,15 @@ class Bounds(unittest.TestCase):
         self.assertEqual(peer.say("INVITE", body=OFFER)[-1].status, 200)
 
     def test_sources_that_are_remembered(self):
-        gate = Gate((), "", 0, Clock())
-        for number in range(MOST + 10):
+        admission = Admission((), "", 0, Clock())
+        for number in range(MAX_PEERS + 10):
             ip = f"10.0.{number >> 8}.{number & 255}"
-            self.assertTrue(gate.admits((ip, 5060), 100))
-            gate.prove((f"10.1.{number >> 8}.{number & 255}", 5060))
-        self.assertEqual((len(gate._credit), len(gate._known)), (MOST, MOST))
-        self.assertFalse(gate.pays("10.0.0.0", 1))  # forgotten
-        self.assertTrue(gate.pays(ip, 300))
-        self.assertFalse(gate.pays(ip, 1))
+            self.assertTrue(admission.admits((ip, 5060), 100))
+            admission.verify((f"10.1.{number >> 8}.{number & 255}", 5060))
+        self.assertEqual((len(admission._credit), len(admission._verified)), (MAX_PEERS, MAX_PEERS))
+        self.assertFalse(admission.take_credit("10.0.0.0", 1))  # forgotten
+        self.assertTrue(admission.take_credit(ip, 300))
+        self.assertFalse(admission.take_credit(ip, 1))
 
 
 class Log(unittest.TestCase):
@@ -398,7 +400,7 @@ class Log(unittest.TestCase):
         self.lines = []
         handler = logging.Handler()
         handler.emit = self.note
-        handler.addFilter(self.peer.server.gate)
+        handler.addFilter(self.peer.server.log_throttle)
         root, level = logging.getLogger(), logging.getLogger().level
         root.addHandler(handler)
         root.setLevel("INFO")
@@ -412,8 +414,8 @@ class Log(unittest.TestCase):
     def test_lines_about_a_stranger_are_bounded_by_the_minute(self):
         for _ in range(300):
             self.peer.send(self.peer.request("REGISTER"), STRANGER)
-        self.assertEqual(len(self.lines), LINES + 1)
-        self.assertEqual(self.lines[-1], "192.0.2.66: no more lines about it in this minute")
+        self.assertEqual(len(self.lines), PEER_LINES + 1)
+        self.assertEqual(self.lines[-1], "192.0.2.66: no more lines about this peer for a minute")
         self.peer.send(self.peer.request("REGISTER"), PEER)
         self.assertIn("192.0.2.10:5060 refused: 405", self.lines[-1])
         self.peer.advance(60)
@@ -435,40 +437,42 @@ class Log(unittest.TestCase):
         self.assertLess(max(map(len, self.lines)), 1000, self.lines)
 
     def test_lines_about_all_strangers_together_are(self):
-        for number in range(STRANGERS_LINES + 200):
+        for number in range(UNVERIFIED_LINES + 200):
             source = (f"10.0.{number >> 8}.{number & 255}", 5060)
             self.peer.send(self.peer.request("REGISTER"), source)
-        self.assertEqual(len(self.lines), STRANGERS_LINES + 1)
-        self.assertEqual(self.lines[-1], "strangers: no more lines about it in this minute")
-        self.peer.server.gate.prove(PEER)
+        self.assertEqual(len(self.lines), UNVERIFIED_LINES + 1)
+        self.assertEqual(self.lines[-1],
+                         "unverified peers: no more lines about this peer for a minute")
+        self.peer.server.admission.verify(PEER)
         self.peer.call()
         self.peer.say("BYE", 2, to_tag=self.peer.last().to_tag)
         self.assertIn("ended", self.lines[-1])  # who had a call is written about all the same
 
     def test_a_flood_of_addresses_silences_nothing_about_who_had_a_call(self):
-        self.peer.server.gate.prove(PEER)
-        for number in range(MOST + 100):
+        self.peer.server.admission.verify(PEER)
+        for number in range(MAX_PEERS + 100):
             self.peer.send(b"x", (f"8.{number >> 16}.{number >> 8 & 255}.{number & 255}", 5060))
         self.peer.call()
         self.assertIn("began", self.lines[-1])
-        logging.getLogger("calls").warning("no thread: %s", "x")
+        logging.getLogger("siprtp.calls").warning("no thread: %s", "x")
         self.assertEqual(self.lines[-1], "no thread: x")
 
     def test_what_a_bot_or_a_key_brings_is_the_doing_of_who_calls(self):
         call, server = self.peer.call(), self.peer.server
-        server.gate._known.clear()
+        server.admission._verified.clear()
         for _ in range(200):
             call.keys._told.clear()
             call.media.on_key("1")
             server.run_due()
-        self.assertEqual(len(self.lines), LINES + 1)
+        self.assertEqual(len(self.lines), PEER_LINES + 1)
         self.lines.clear()
         self.peer.advance(60)
         server.calls._bot = lambda call: None
         server.calls.start_bot = lambda call: call.bot._act("refuse", 603)
         for number in range(200):
             self.peer.say("INVITE", body=OFFER, call_id=f"{number}", from_tag=f"{number}")
-        self.assertEqual(len([line for line in self.lines if "its bot refused" in line]), LINES)
+        refused = [line for line in self.lines if "its bot refused" in line]
+        self.assertEqual(len(refused), PEER_LINES)
 
     def test_what_is_posted_after_a_strangers_message_is_not_its_doing(self):
         for _ in range(200):
@@ -482,7 +486,7 @@ class Log(unittest.TestCase):
     def test_that_passwords_are_guessed_is_written_whatever_came_before(self):
         for _ in range(200):
             self.peer.send(self.peer.request("REGISTER"), STRANGER)
-        logging.getLogger("sip_auth").warning("guessed")
+        logging.getLogger("siprtp.sip.auth").warning("guessed")
         self.assertEqual(self.lines[-1], "guessed")
 
     def test_what_nobody_did_is_always_written(self):

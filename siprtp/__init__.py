@@ -1,0 +1,4 @@
+"""The server behind the top-level modules: calls, settings, sockets, logs.
+
+Only `calls` joins signalling (siprtp.sip) and media (siprtp.media). A bot imports `bot`, not this.
+"""

@@ -1,0 +1,124 @@
+"""The echo's fast path: send the packets of a session back, counting runs instead of packets."""
+
+import struct
+import threading
+
+from rtp import HEADER
+from siprtp.dtmf import FRAME
+
+HEAD = struct.Struct("!QI")  # an RTP header: all before the SSRC as one number, SSRC
+unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
+STEPS = {}  # octets of a packet: Echo.step
+
+
+class Echo:
+    """Sends the packets of a session back. The RTP thread calls `take`.
+
+    Nearly all packets follow the one before without a gap, alike but for sequence number and
+    timestamp. Their heads, the first 8 bytes as a number, are then `step` apart, and those of our
+    packets `shift` further. Such a run is echoed from this object alone (other memory is cold where
+    there are many calls), and the session counts it when somebody asks, or at its end.
+    """
+
+    __slots__ = ("due", "echoed", "first", "jitter", "last", "next", "offset", "ours", "session",
+                 "settling", "shift", "size", "sock", "source", "ssrc", "step", "target")
+
+    def __init__(self, session):
+        self.session, self.sock, self.ours = session, session.sock, session.ssrc
+        self.settling = threading.Lock()
+        self.echoed, self.offset = None, 0  # an SSRC, and from its timestamps to ours
+        # a run: what its packets have in common
+        self.target = self.source = self.ssrc = None
+        self.size = self.step = self.shift = -1
+        # heads: of the first not counted, of the one to come, of the last before ours wraps
+        self.first = self.next = self.last = -1
+        self.due = self.jitter = 0  # the next packet, timestamp units; 16 times that
+
+    def take(self, view, now):
+        """Send a packet that has come back; return False once the call has ended.
+
+        view: room for it. now: by our clock, in timestamp units. SSRC and sequence numbers are our
+        own (RFC 3550 8.2: mirrored ones are a loop); payload, marker and timestamp steps stay.
+        """
+        sock = self.sock
+        try:
+            size, source = sock.recvfrom_into(view)
+        except OSError:  # nothing was there, or an ICMP error of an earlier packet
+            return self._goes_on()
+        head, ssrc = unpack_head(view)
+        if (head == self.next and ssrc == self.ssrc and size == self.size
+                and source == self.source and head <= self.last):
+            pack_head(view, 0, head + self.shift, self.ours)
+            try:
+                sock.sendto(view[:size], self.target)
+            except OSError:
+                pack_head(view, 0, head, ssrc)  # below it is tried again, and logged
+            else:
+                self.next = head + self.step
+                change, self.due = now - self.due, now + size - 12
+                if -8000 < change < 8000:  # RFC 3550 A.8
+                    self.jitter += (change if change > 0 else -change) - (self.jitter + 8 >> 4)
+                return True
+        self._take_one(view, size, source, now)
+        return self._goes_on()
+
+    def _goes_on(self):
+        if not self.session.stop_event.is_set():
+            return True
+        self.settle(end=True)
+        self.session.echo = None  # they would keep each other until garbage is collected
+        return False
+
+    def _take_one(self, view, size, source, now):
+        """Echo a packet that is in no run; it may begin one."""
+        session, plain = self.session, view[0] == 0x80
+        self.settle(end=True)
+        flow = session.flow
+        size = session.take(view, size, source, now)
+        if not size:
+            return
+        second, sequence, timestamp, ssrc = session.header
+        if ssrc == self.ours:
+            return  # our own packet looped back
+        if self.echoed != ssrc:
+            self.offset, self.echoed = session.timestamp - timestamp, ssrc  # ours goes on
+        if not flow.sending:
+            return
+        ours, number = timestamp + self.offset & 0xFFFFFFFF, session.sequence
+        kind = second & 128 | flow.formats.get(second & 127, second & 127)
+        HEADER.pack_into(view, 0, 0x80, kind, number, ours, self.ours)
+        session.timestamp = ours + FRAME  # 32 bits of it count
+        session.transmit(view[:size], ours, now)
+        received = session.received
+        if not plain or second != flow.audio or sequence != received.highest or size == 12:
+            return
+        units = size - 12  # an octet is a unit in all codecs we know
+        head = 0x80 << 56 | second << 48 | sequence << 32 | timestamp
+        self.ssrc, self.source, self.shift = ssrc, source, unpack_head(view)[0] - head
+        self.target = source if source == flow.target else flow.target  # is in the CPU's cache
+        self.step = STEPS.setdefault(units, (1 << 32) + units)  # as the one object for all calls
+        self.last = head + self.step * min(0xFFFF - number, (0xFFFFFFFF - ours) // units)
+        self.due, self.jitter = now + units, int(received.jitter * 16)
+        with self.settling:
+            self.first = self.next = head + self.step
+            self.size = size if session.flow is flow else -1  # the SIP thread may have replaced it
+
+    def interrupt(self):
+        """Let the next packet be taken the long way: the session has a new flow. SIP thread."""
+        with self.settling:
+            self.size = -1
+
+    def settle(self, end=False):
+        """Let the session count what the run has brought up to now, and perhaps end it.
+
+        The SIP thread may call it, and finds the time of the last packet or of one just before.
+        """
+        with self.settling:
+            due, upto, first = self.due, self.next, self.first
+            self.first = upto
+            if end:
+                self.first = self.next = -1
+            if upto != first:
+                units = self.step & 0xFFFFFFFF
+                self.session.count_run(upto - first >> 32, units, upto - self.step, self.shift,
+                                       due - units, self.jitter / 16)
