@@ -4,6 +4,7 @@ import hashlib
 import math
 import unittest
 
+from siprtp import formats
 from siprtp.media import codec
 from siprtp.media.g722 import Decoder, Encoder
 from tests.test_codec import pcm_of, samples_of
