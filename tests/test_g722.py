@@ -106,7 +106,8 @@ class G722(unittest.TestCase):
 
     def test_every_call_has_an_encoder_of_its_own(self):
         row = codec.CODECS["G722"]
-        self.assertEqual((8000, row.payload_type, row.sample_rate), (8000, 9, 16000))
+        wire = formats.BY_NAME["G722"]
+        self.assertEqual((wire.rate, wire.payload_type, row.sample_rate), (8000, 9, 16000))
         self.assertIsNot(row.encoder(), row.encoder())
         self.assertIsNot(row.decoder(), row.decoder())
 
