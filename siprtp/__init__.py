@@ -2,3 +2,5 @@
 
 Only `calls` joins signalling (siprtp.sip) and media (siprtp.media). A bot imports `bot`, not this.
 """
+
+__version__ = "0.9.0"

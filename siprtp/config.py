@@ -153,6 +153,10 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):
         """True where the server listens on one address, not on all of them."""
         return self.bind_ip == self.reach_ip
 
+    def describe(self):
+        """Return every setting as NAME=value in one line; passwords are only counted."""
+        return " ".join(f"{name}={as_text(value)}" for (name, *_), value in zip(SETTINGS, self))
+
     @classmethod
     def from_env(cls, environ):
         """Read the settings from a mapping like os.environ. Raises ConfigError."""
@@ -171,6 +175,15 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):
             raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: no even port from "
                               f"RTP_PORT_START={config.rtp_port_start} on")
         return config
+
+
+def as_text(value):
+    """Return a setting's value as it would be set; of passwords, how many there are."""
+    if isinstance(value, Passwords):
+        return f"({len(value)} users)" if value else ""
+    if isinstance(value, tuple):
+        return ",".join(getattr(item, "name", None) or str(item) for item in value)
+    return str(value)
 
 
 def help_text():

@@ -23,9 +23,14 @@ def wake_every(sock, seconds):
         sock.settimeout(seconds)
 
 
+def family_of(ip):
+    """Return AF_INET or AF_INET6."""
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
 def open_socket(ip, kind):
     """Return an unbound socket of a kind (SOCK_DGRAM, SOCK_STREAM) for an IP. Raises OSError."""
-    sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind)
+    sock = socket.socket(family_of(ip), kind)
     if ":" in ip:  # where :: should take IPv4 as well, every address would have two forms
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock

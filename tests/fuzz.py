@@ -307,7 +307,7 @@ def check_server(example):
         assert ended or (not call.over and call in trunk.server.calls), call.why
         assert 200 in statuses(trunk.say("OPTIONS", call_id="is it there?"))
         for other in trunk.server.calls:
-            trunk.server.calls.hang_up(other, "the end")
+            other.hang_up("the end")
         trunk.advance(100)
         for thread in threading.enumerate():
             if thread is not threading.current_thread():

@@ -7,11 +7,11 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-from server import MAX_TRANSACTIONS, warn_of_open_access
 from siprtp.calls import MAX_UNVERIFIED
 from siprtp.config import Config
 from siprtp.logs import PEER_LINES, UNVERIFIED_LINES, Counts
-from siprtp.sip.admission import MAX_PEERS, Admission
+from siprtp.sip.admission import MAX_PEERS, Admission, warn_of_open_access
+from siprtp.sip.uas import MAX_TRANSACTIONS
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
 
 MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
@@ -80,14 +80,14 @@ class Peers(unittest.TestCase):
             self.assertEqual(trunk.send(data, source), [])
 
     def test_a_start_on_a_public_address_says_who_is_answered(self):
-        for peers, says in (("", "8.8.8.8 is a public address; only private networks are answered"),
-                            ("0.0.0.0/0", "ALLOWED_PEERS lets everybody call"),
+        for peers, says in (("", "is a public address, but only private networks get an answer"),
+                            ("0.0.0.0/0", "ALLOWED_PEERS lets everyone call"),
                             ("198.51.100.7", None)):
             settings = Config.from_env({"ALLOWED_PEERS": peers})
-            with self.assertLogs("server", "WARNING") as log:
-                warn_of_open_access(settings, "8.8.8.8")
-                warn_of_open_access(settings, "192.168.1.1")
-                logging.getLogger("server").warning("none")
+            with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
+                warn_of_open_access(settings.allowed_peers, settings.sip_password_file, "8.8.8.8")
+                warn_of_open_access(settings.allowed_peers, (), "192.168.1.1")
+                logging.getLogger("siprtp.sip.admission").warning("none")
             self.assertIn(says or "none", log.output[0])
             self.assertEqual(len(log.output), 1 + bool(says))
 
@@ -97,9 +97,9 @@ class Peers(unittest.TestCase):
             file.flush()
             settings = Config.from_env({"ALLOWED_PEERS": "0.0.0.0/0",
                                         "SIP_PASSWORD_FILE": file.name})
-        with self.assertLogs("server", "WARNING") as log:
-            warn_of_open_access(settings, "8.8.8.8")
-            logging.getLogger("server").warning("none")
+        with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
+            warn_of_open_access(settings.allowed_peers, settings.sip_password_file, "8.8.8.8")
+            logging.getLogger("siprtp.sip.admission").warning("none")
         self.assertEqual(len(log.output), 1)
 
 
@@ -341,7 +341,7 @@ class Bounds(unittest.TestCase):
         peer.advance(1)
         for number in range(3 * MAX_UNVERIFIED):
             self.invite(peer, f"forged{number}")
-        self.assertEqual(len(peer.server.calls._strangers), MAX_UNVERIFIED)
+        self.assertEqual(len(peer.server.calls._unverified), MAX_UNVERIFIED)
 
     def test_where_no_port_is_left_a_strangers_call_makes_room(self):
         peer = Trunk(known=False, RTP_PORT_START="20000", RTP_PORT_END="20019", MAX_CALLS="1000")
@@ -417,10 +417,10 @@ class Log(unittest.TestCase):
         self.assertEqual(len(self.lines), PEER_LINES + 1)
         self.assertEqual(self.lines[-1], "192.0.2.66: no more lines about this peer for a minute")
         self.peer.send(self.peer.request("REGISTER"), PEER)
-        self.assertIn("192.0.2.10:5060 refused: 405", self.lines[-1])
+        self.assertIn("192.0.2.10:5060 rejected: 405", self.lines[-1])
         self.peer.advance(60)
         self.peer.send(self.peer.request("REGISTER"), STRANGER)
-        self.assertIn("192.0.2.66:5060 refused: 405", self.lines[-1])
+        self.assertIn("192.0.2.66:5060 rejected: 405", self.lines[-1])
 
     def test_a_line_is_short_whatever_the_message_says(self):
         long = b"\x1b" * 9000
@@ -432,7 +432,7 @@ class Log(unittest.TestCase):
         self.peer.server.calls.bot_transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
         call.referral.on_news(603, "x" * 9000)
         call.target = f"sip:{'x' * 9000}"
-        self.peer.server.calls.hang_up(call, "test")
+        call.hang_up("test")
         self.assertEqual(len(self.lines), 5)
         self.assertLess(max(map(len, self.lines)), 1000, self.lines)
 

@@ -12,15 +12,18 @@ TOP = ("bot", "rtp", "server", "sip_message", "sip_response", "sip_utils")
 # A key is a module or a folder; so is a name in its value. `siprtp` is the package itself.
 MAY_IMPORT = {
     "siprtp": GROUND,
+    "siprtp.process": "",
+    "siprtp.call_table": "",
+    "siprtp.upkeep": "siprtp.media",
     "sip_utils": "", "sip_message": "sip_utils", "sip_response": f"sip_utils {GROUND}",
     "siprtp.sip": f"siprtp.sip sip_message sip_response sip_utils {GROUND}",
     # rtp_echo_server reads a session description; nothing else in media or rtp may
     "rtp": f"siprtp.sip.sdp {GROUND}",
     "siprtp.media": f"siprtp.media rtp {GROUND}",
     "bot": f"siprtp.media {GROUND}",
-    "siprtp.calls": f"bot siprtp.sip siprtp.media sip_message sip_utils {GROUND}",
-    "server": f"bot siprtp.calls siprtp.sip siprtp.media.recorder sip_message sip_response "
-              f"sip_utils {GROUND}",
+    "siprtp.calls": "bot siprtp.call_table siprtp.upkeep siprtp.sip siprtp.media sip_message "
+                    f"sip_utils {GROUND}",
+    "server": f"bot siprtp.calls siprtp.process siprtp.sip sip_message sip_response {GROUND}",
 }
 
 

@@ -124,7 +124,7 @@ class Challenged(AuthCase):
             self.assertEqual(self.invite(*headers).status, 401, headers)
         self.assertEqual(Trunk(SIP_PASSWORD_FILE=write(self, "a:b"), MAX_CALLS="1").say(
             "INVITE", body=b"no sdp")[-1].status, 401)
-        self.server.stopping = True
+        self.server.uas.stopping = True
         self.assertEqual(self.invite().status, 401)
 
     def test_every_challenge_has_a_nonce_of_its_own(self):

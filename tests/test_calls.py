@@ -281,7 +281,7 @@ class Ended(unittest.TestCase):
             else:
                 self.trunk.advance(32)
             self.assertEqual((self.trunk.last().method(), call.why),
-                             ("BYE", "its caller is gone while on hold"))
+                             ("BYE", "the caller on hold no longer answers"))
 
     def test_who_takes_a_call_from_hold_has_the_whole_time_to_send(self):
         call = self.trunk.call(body=offer("sendonly"))
@@ -373,7 +373,7 @@ class Limits(unittest.TestCase):
         call = trunk.call(call_id="one")
         with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 486])
-        self.assertIn("1 are up of the 1 that MAX_CALLS and the RTP ports allow", logged.output[0])
+        self.assertIn("1 of 1 calls in use (MAX_CALLS or RTP ports)", logged.output[0])
         self.assertEqual(statuses(trunk.say("OPTIONS", call_id="three")), [486])
         trunk.say("BYE", 2, to_tag=call.local_tag, call_id="one")
         self.assertEqual(statuses(trunk.say("INVITE", 2, body=OFFER, call_id="two")), [100, 200])

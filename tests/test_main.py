@@ -14,9 +14,10 @@ import threading
 import unittest
 
 import bot
-from server import SIPServer, raise_file_limit
+from server import SIPServer
 from sip_message import SIPMessage
 from siprtp.config import Config
+from siprtp.process import raise_file_limit
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 20  # the most any step may take
@@ -115,7 +116,7 @@ class Files(unittest.TestCase):
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
-            with self.assertLogs("server", "INFO") as logged:
+            with self.assertLogs("siprtp.process", "INFO") as logged:
                 raise_file_limit()
             self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE)[0], limits[1])
             self.assertIn(f"up to {limits[1]} open files", logged.output[0])

@@ -135,8 +135,7 @@ class Update(InCall):
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
             self.say("UPDATE", headers=['P-Asserted-Identity: "Carol" <sip:5555@192.0.2.10>'])
         self.assertEqual([record.getMessage() for record in logged.records],
-                         ["call from '4711', Call-ID 'call-1@192.0.2.10': connected with '5555' "
-                          "now"])
+                         ["call from '4711', Call-ID 'call-1@192.0.2.10': now connected to '5555'"])
         self.assertEqual((self.call.connected, self.call.identity.name), ("5555", "Carol"))
 
     def test_an_sdp_body_without_a_content_type_is_an_offer(self):

@@ -3,6 +3,7 @@
 import random
 import unittest
 
+from siprtp.sip.answers import ALLOW
 from siprtp.sip.methods import METHODS
 from tests.support import OFFER, Trunk, statuses
 
@@ -26,15 +27,24 @@ class Refused(unittest.TestCase):
             self.assertEqual((refused.status, refused.headers_all("Allow")), (405, list(METHODS)))
         self.assertEqual(self.trunk.say("FOOBAR")[-1].status, 501)
 
+    def test_the_allow_header_names_every_method_there_is(self):
+        self.assertEqual(ALLOW.split(", "), list(METHODS))
+
+    def test_the_log_line_of_a_register_says_that_phones_need_no_account(self):
+        with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
+            self.trunk.say("REGISTER")
+        self.assertIn("rejected: 405 Method Not Allowed", logged.output[0])
+        self.assertIn("phones need no account here", logged.output[0])
+
     def test_an_extension_we_lack_is_420_and_is_named(self):
         refused = self.trunk.say("INVITE", body=OFFER, headers=["Require: siprec, x", "Require: y"])
         self.assertEqual((statuses(refused), refused[-1].header("Unsupported")),
                          ([420], "siprec, x, y"))
 
     def test_a_refusal_is_logged_with_its_reason_and_nothing_raw_from_the_wire(self):
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
             self.trunk.say("INVITE", headers=["Require: \x1b[31m\u00e9"])
-        self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 refused: "
+        self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 rejected: "
                          "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'; "
                          "From '\"Alice\" <sip:4711@192.0.2.10>;tag=alice', "
                          "Call-ID 'call-1@192.0.2.10'")
@@ -94,7 +104,7 @@ class Refused(unittest.TestCase):
         original = METHODS["OPTIONS"]
         METHODS["OPTIONS"] = broken
         try:
-            with self.assertLogs("server", "ERROR") as logged:
+            with self.assertLogs("siprtp.sip.uas", "ERROR") as logged:
                 self.assertEqual(statuses(self.trunk.say("OPTIONS")), [500])
         finally:
             METHODS["OPTIONS"] = original
@@ -106,7 +116,7 @@ class Refused(unittest.TestCase):
             raise ZeroDivisionError
 
         self.server.calls.answer = broken
-        with self.assertLogs("server", "ERROR"):
+        with self.assertLogs("siprtp.sip.uas", "ERROR"):
             self.assertEqual(statuses(self.trunk.say("INVITE", body=OFFER)), [100, 500])
         self.assertEqual((len(self.server.calls), self.server.media_made[0].stopped), (0, 1))
 
@@ -153,7 +163,7 @@ class Dropped(unittest.TestCase):
         call = self.trunk.call(call_id="up")
         seeds = [self.trunk.request(method, body=OFFER, to_tag=to_tag, call_id="m")
                  for method in list(METHODS) + ["REGISTER", "X"] for to_tag in ("", "t")]
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
             for _ in range(3000):
                 data = bytearray(rng.choice(seeds))
                 for _ in range(rng.randrange(1, 8)):
@@ -167,7 +177,7 @@ class Dropped(unittest.TestCase):
 
     def test_a_large_datagram_is_read_in_time_linear_in_its_size(self):
         # no clock here: a quadratic reader would take minutes for these and be noticed
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
             for filler in ('"\\' * 16000, "<" * 60000, ";" * 60000, "," * 60000, " " * 60000,
                            "\r\n " * 20000, '"' * 60000, "%41" * 20000, "1" * 60000, ":" * 60000):
                 for name in ("Via", "From", "Contact", "CSeq", "Content-Length", "X"):

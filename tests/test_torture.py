@@ -914,7 +914,7 @@ class Verdicts(unittest.TestCase):
 
     def test_one_server_takes_them_all_in_a_row(self):
         trunk = Trunk()
-        with self.assertLogs("server", "INFO") as logged:
+        with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
             for row in RFC4475 + RFC5118:
                 trunk.send(row.data)
                 trunk.send(row.data)

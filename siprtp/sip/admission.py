@@ -123,3 +123,19 @@ def remember(table, key, value):
     table[key] = value
     if len(table) > MAX_PEERS:
         del table[next(iter(table))]
+
+
+def warn_of_open_access(allowed_peers, passwords, here):
+    """Warn if the server is open to the internet, or closed to it by default.
+
+    allowed_peers: networks. passwords: not empty if a caller needs one. here: our IP as others
+    see it.
+    """
+    if not ipaddress.ip_address(here).is_global:
+        return
+    if not allowed_peers:
+        log.warning("%s is a public address, but only private networks get an answer: name the "
+                    "others in ALLOWED_PEERS", here)
+    elif any(not network.prefixlen for network in allowed_peers) and not passwords:
+        log.warning("%s is a public address, and ALLOWED_PEERS lets everyone call: name your "
+                    "peers there, or set SIP_PASSWORD_FILE", here)

@@ -1,14 +1,14 @@
-"""One call as its callee: the dialog, its state table, its own requests; and the call table.
+"""One INVITE dialog as its callee: the state table, the headers of its requests, its BYE.
 
-A Call takes what it needs to act as functions and has no socket, clock or thread of its own.
-All of it runs in the SIP thread; only CallTable may be read from others.
+A Dialog acts by functions that it is given; it has no socket, clock or thread of its own. All of
+it runs in the SIP thread.
 """
 
 import logging
 import re
-import threading
+import weakref
 
-from sip_response import SIP_PORT, serialize
+from sip_response import response_address, serialize
 from sip_utils import (
     get_called_number,
     get_caller_number,
@@ -20,33 +20,14 @@ from sip_utils import (
     request_uri,
 )
 from siprtp.dtmf import Keys, NotifyReader
+from siprtp.sip.next_hop import hop_transport, is_loose
+from siprtp.sip.referral import Referral
 from siprtp.sip.transaction import TIMEOUT, resend_while
+from siprtp.sockets import host_port
 
 log = logging.getLogger(__name__)
 
 PLAIN_USER = re.compile(r"[A-Za-z0-9+._\-]+")
-
-# (state, event): (next state, action or None). An event without a row changes nothing.
-# RFC 3261 15: no BYE of ours before the ACK, or 64*T1 without one.
-TRANSITIONS = {
-    ("proceeding", "answer"): ("answered", "start_resending"),
-    ("proceeding", "cancel"): ("ended", "finish"),
-    ("proceeding", "bye"): ("ended", "finish"),
-    ("proceeding", "hang up"): ("ended", "finish"),
-    ("answered", "answer"): ("answered", "start_resending"),  # a re-INVITE overtook its ACK
-    ("answered", "ack"): ("confirmed", None),
-    ("answered", "bye"): ("ended", "finish"),
-    ("answered", "no ack"): ("closing", "send_bye"),
-    ("answered", "hang up"): ("hanging up", None),
-    ("hanging up", "ack"): ("closing", "send_bye"),
-    ("hanging up", "bye"): ("ended", "finish"),
-    ("hanging up", "no ack"): ("closing", "send_bye"),
-    ("confirmed", "answer"): ("answered", "start_resending"),  # re-INVITE
-    ("confirmed", "hang up"): ("closing", "send_bye"),
-    ("confirmed", "bye"): ("ended", "finish"),
-    ("closing", "bye"): ("ended", "finish"),  # the two BYEs crossed
-    ("closing", "bye done"): ("ended", "finish"),
-}
 
 
 class Unacked:
@@ -54,41 +35,30 @@ class Unacked:
 
     def __init__(self, cseq, data, address, offered):
         self.cseq, self.data, self.address, self.offered = cseq, data, address, offered
-        self.give_up = None  # a function, for as long as it waits
+        self.sent = 1  # times
+        self.give_up = None  # a function, while it waits
 
     def on_timeout(self):
         if self.give_up:
             self.give_up()
 
 
-class Referral:
-    """A REFER of ours (RFC 3515): tell(status, reason) gets the news up to the verdict."""
-
-    def __init__(self, cseq, tell):
-        self.cseq, self._tell, self._status = cseq, tell, 0
-
-    def on_news(self, status, reason):
-        """Tell what a response or NOTIFY says; they may overtake each other."""
-        if self._status < 200:
-            self._status = status
-            self._tell(status, reason)
-
-
-class Call:
+class Dialog:
     """One INVITE dialog, seen from the callee (RFC 3261 12.1.1).
 
     invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
-    What the dialog acts by: send(data, address); after(seconds, function, *args);
-    request(call, method, branch, data, next_hop, on_final); release(call), once, when the media
-    are to end; remove(call), when the dialog has ended too.
+    The dialog acts by: send(data, address); after(seconds, function, *args); respond(request,
+    code, reason, headers, body, to_tag); request(dialog, method, branch, data, next_hop,
+    on_final); release(dialog), called once, when the media must end; remove(dialog), called when
+    the dialog has ended too.
     """
 
-    def __init__(self, invite, host, send, after, request, release, remove):
+    def __init__(self, invite, host, send, after, respond, request, release, remove):
         self.state, self.why, self.cause = "proceeding", "", 16
-        self.statistics = ""  # of the media, as P-RTP-Stat tells them, once they have ended
+        self.statistics = ""  # the value of P-RTP-Stat, once the media have ended
         self.transport = "UDP" if invite.connection is None else "TCP"
         self.invite, self.host = invite, host
-        self._send, self._after, self._request = send, after, request
+        self.send, self.after, self.respond, self._request = send, after, respond, request
         self._release, self._remove = release, remove
         self.call_id, self.remote_tag = invite.header("Call-ID"), invite.from_tag
         self.local_tag = new_tag()
@@ -103,11 +73,11 @@ class Call:
         self.refresh(invite)
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
-        self.acked = False  # some 2xx of ours was
-        self.referral = None  # the Referral that is followed
+        self.acked = False  # the peer has ACKed a 2xx of ours
+        self.referral = None  # the Referral in progress
         self.unacked = None  # the Unacked of the last 2xx
-        self.media = self.session = self.timer = self.bot = None  # what the server joins to it
-        self.body = b""  # of the 200 that a bot will send
+        self.media = self.negotiation = self.timer = self.bot = None  # siprtp.calls joins them
+        self.body = b""  # of the 200 that a bot's answer will send
         self.began = None  # when it was answered, by the server's clock
 
     def __str__(self):
@@ -119,37 +89,37 @@ class Call:
 
     @property
     def over(self):
-        """True once nothing but a BYE is worth answering."""
+        """True once the dialog accepts nothing but a BYE."""
         return self.state in ("hanging up", "closing", "ended")
 
     @property
     def contact(self):
-        """Our Contact: the user that was called, where that needs no escaping, at our address."""
+        """Our Contact: our address, with the called user if that needs no escaping."""
         user = parse_uri(self.invite.uri).user
         user = f"{user}@" if PLAIN_USER.fullmatch(user) else ""
         return f"<sip:{user}{self.host}{';transport=tcp' if self.transport == 'TCP' else ''}>"
 
     def on(self, event, *args, why="", cause=16):
-        """Move by TRANSITIONS and act; return whether the event had a row in this state.
+        """Move by TRANSITIONS and act; return whether the event has a row in this state.
 
-        why: for the log; cause: of ITU-T Q.850, for our BYE. The first event that says so counts.
+        why: for the log; cause: of ITU-T Q.850, for our BYE. Those of the first event count.
         """
         row = TRANSITIONS.get((self.state, event))
         if row is None:
-            log.debug("%s: %s while %s changes nothing", self, event, self.state)
+            log.debug("%s: event %r ignored in state %r", self, event, self.state)
             return False
         self.state, action = row
         if why and not self.why:
             self.why, self.cause = why, cause
         if action:
-            getattr(self, action)(*args)
+            action(self, *args)
         return True
 
     def refresh(self, message):
-        """Take what an INVITE, an UPDATE or the 2xx to one tells anew of the other side.
+        """Update what we know of the peer from an INVITE, an UPDATE or the 2xx to one.
 
-        Its Contact is the remote target (RFC 3261 12.2.2), its identity whom we are connected to,
-        its connection the one to use; and whether it takes UPDATE. Raises ValueError.
+        Its Contact becomes the remote target (RFC 3261 12.2.2) and its connection the one to use;
+        it may name another party, and it tells whether the peer accepts UPDATE. Raises ValueError.
         """
         contacts = message.headers_all("Contact")
         if contacts:
@@ -161,28 +131,67 @@ class Call:
         told = message.header("P-Asserted-Identity") or message.header("Remote-Party-ID")
         if told and get_caller_number(message) not in ("", self.connected):
             self.connected, self.identity = get_caller_number(message), get_identity(message)
-            log.info("%s: connected with %r now", self, self.connected)
+            log.info("%s: now connected to %r", self, self.connected)
 
     def on_ack(self, cseq):
-        """Take an ACK; return the Unacked it confirms, None for a repeat or a stray."""
+        """Stop resending at an ACK; return the Unacked it confirms, None for a stray ACK."""
         unacked = self.unacked
         if unacked is None or unacked.cseq != cseq:
             return None
         self._stop_resending()
         return unacked
 
-    # actions
+    def on_2xx_sent(self, request, data, offered):
+        """Keep a 2xx for resending until its ACK arrives."""
+        self.on("answer", Unacked(request.cseq[0], data, response_address(request), offered))
+
+    def hang_up(self, why, cause=16, status=480):
+        """End the call from our side: BYE (once its 200 is ACKed), or status before the answer.
+
+        cause: of ITU-T Q.850, for the BYE.
+        """
+        if self.state == "proceeding":
+            self.reject(status, why)
+        else:
+            self.on("hang up", why=why, cause=cause)
+
+    def reject(self, status, why):
+        """Answer the INVITE of an unanswered call with a final status >= 300."""
+        headers = [("Retry-After", "10")] if status == 503 else []
+        self.respond(self.invite, status, "", headers, to_tag=self.local_tag)
+        self.on("hang up", why=f"{why}: {status}")
+
+    def later(self, seconds, function, *args):
+        """Call function(dialog, *args) later, unless the call is over by then.
+
+        The timer does not keep the dialog in memory.
+        """
+        reference = weakref.ref(self)
+
+        def run():
+            dialog = reference()
+            if dialog and not dialog.over:
+                function(dialog, *args)
+
+        self.after(seconds, run)
+
+    # Actions of TRANSITIONS
 
     def start_resending(self, unacked):
         """Resend the 2xx T1, 2*T1 ... T2 until the ACK; give up at 64*T1 (RFC 3261 13.3.1.4)."""
-        self._stop_resending()  # of the one before
-        self.unacked, unacked.give_up = unacked, self._no_ack
-        resend_while(lambda: self.unacked is unacked,
-                     lambda: self._send(unacked.data, unacked.address), self._after)
-        self._after(TIMEOUT, unacked.on_timeout)  # it alone is kept so long, not the call
+        self._stop_resending()  # the previous 2xx
+        self.unacked, unacked.give_up = unacked, self._on_no_ack
+        resend_while(lambda: self.unacked is unacked, self._resend, self.after)
+        self.after(TIMEOUT, unacked.on_timeout)  # the timer keeps the Unacked, not the dialog
 
-    def _no_ack(self):
-        self.on("no ack", why="no ACK", cause=102)  # recovery on timer expiry
+    def _resend(self):
+        self.unacked.sent += 1
+        self.send(self.unacked.data, self.unacked.address)
+
+    def _on_no_ack(self):
+        why = (f"no ACK to our 200, sent {self.unacked.sent} times to "
+               f"{host_port(*self.unacked.address[:2])}")
+        self.on("no ack", why=why, cause=102)  # recovery on timer expiry
 
     def _stop_resending(self):
         if self.unacked:
@@ -190,7 +199,7 @@ class Call:
         self.unacked = None
 
     def send_bye(self):
-        """End the media and ask the other side to end the call."""
+        """End the media and send BYE."""
         self._end_media()
         headers = [("Reason", f"Q.850;cause={self.cause}"), ("P-RTP-Stat", self.statistics)]
         self.send_request("BYE", [h for h in headers if h[1]], self._on_bye_answer)
@@ -198,13 +207,13 @@ class Call:
     def _on_bye_answer(self, response):
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
         log.debug("%s: BYE answered with %s", self, response and response.status)
-        if response is None and self.acked:  # else it was not to be
-            log.info("%s: no answer to our BYE, to %.99a", self,
+        if response is None and self.acked:  # a peer that never ACKed is not expected to answer
+            log.info("%s: our BYE to %.99a got no answer", self,
                      self.routes[0] if self.routes else self.target)
         self.on("bye done")
 
-    def finish(self):
-        """End the call for good."""
+    def end(self):
+        """End the media and leave the call table."""
         self._end_media()
         self._remove(self)
 
@@ -213,12 +222,13 @@ class Call:
         release, self._release = self._release, lambda call: None
         release(self)
 
-    # our own requests
+    # Our own requests
 
     def refer(self, uri, tell):
-        """Ask the other side to call uri in our place (RFC 3515).
+        """Ask the peer to call uri in our place (RFC 3515).
 
-        tell(status, reason): 100 once it is accepted, what the NOTIFYs say; or the refusal.
+        tell(status, reason) gets 100 once the peer accepts, then what its NOTIFYs report; or the
+        status of its rejection.
         """
         self.referral = referral = Referral(self.local_cseq + 1, tell)
         self.send_request("REFER", [
@@ -230,11 +240,11 @@ class Call:
         referral.on_news(100 if status < 300 else status, reason)
         if status >= 300 and self.referral is referral:
             self.referral = None
-        if status == 481:  # RFC 3261 12.2.1.2: they know no such dialog any more
+        if status == 481:  # RFC 3261 12.2.1.2: the peer has no such dialog
             self.on("hang up", why="REFER answered with 481")
 
     def send_request(self, method, headers, on_final):
-        """Send a request in the dialog; on_final(response) has None for no answer in 64*T1."""
+        """Send a request in the dialog; on_final(response) gets None after 64*T1 of silence."""
         self._request(self, method, *self.build_request(method, headers), on_final)
 
     def build_request(self, method, headers=()):
@@ -263,59 +273,24 @@ class Call:
         return branch, data, next_hop
 
 
-def is_loose(uri):
-    """Say whether a route's URI is a loose router's (RFC 3261 19.1.1)."""
-    try:
-        return "lr" in parse_uri(uri).params
-    except ValueError:
-        return True
-
-
-def hop_transport(uri, default):
-    """Return "UDP" or "TCP": what a URI asks for, else default, what the call came by."""
-    try:
-        wanted = parse_uri(uri).params.get("transport", default).upper()
-    except ValueError:
-        wanted = default
-    return "TCP" if wanted == "TCP" else "UDP"
-
-
-def hop_address(uri):
-    """Return (host, port) a SIP URI is sent to: maddr before host, 5060 if no port is written.
-
-    Raises ValueError for what is no SIP URI.
-    """
-    parsed = parse_uri(uri)
-    host = parsed.params.get("maddr") or parsed.host
-    if not 0 < len(host) < 256:
-        raise ValueError("no host in the URI, or none that can be")
-    return host.strip("[]"), parsed.port or SIP_PORT
-
-
-class CallTable:
-    """The calls that are up, by Call-ID, our tag and theirs."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._calls = {}
-
-    def add(self, call):
-        with self._lock:
-            self._calls[call.key] = call
-
-    def remove(self, call):
-        with self._lock:
-            self._calls.pop(call.key, None)
-
-    def find(self, request):
-        """Return the call a request belongs to, or None."""
-        with self._lock:
-            return self._calls.get((request.header("Call-ID"), request.to_tag, request.from_tag))
-
-    def __len__(self):
-        with self._lock:
-            return len(self._calls)
-
-    def __iter__(self):
-        with self._lock:
-            return iter(list(self._calls.values()))
+# (state, event): (next state, action or None). An event without a row is ignored.
+# RFC 3261 15: the callee sends no BYE before it has the ACK or has waited 64*T1 for it.
+TRANSITIONS = {
+    ("proceeding", "answer"): ("answered", Dialog.start_resending),
+    ("proceeding", "cancel"): ("ended", Dialog.end),
+    ("proceeding", "bye"): ("ended", Dialog.end),
+    ("proceeding", "hang up"): ("ended", Dialog.end),
+    ("answered", "answer"): ("answered", Dialog.start_resending),  # a re-INVITE overtook its ACK
+    ("answered", "ack"): ("confirmed", None),
+    ("answered", "bye"): ("ended", Dialog.end),
+    ("answered", "no ack"): ("closing", Dialog.send_bye),
+    ("answered", "hang up"): ("hanging up", None),
+    ("hanging up", "ack"): ("closing", Dialog.send_bye),
+    ("hanging up", "bye"): ("ended", Dialog.end),
+    ("hanging up", "no ack"): ("closing", Dialog.send_bye),
+    ("confirmed", "answer"): ("answered", Dialog.start_resending),  # re-INVITE
+    ("confirmed", "hang up"): ("closing", Dialog.send_bye),
+    ("confirmed", "bye"): ("ended", Dialog.end),
+    ("closing", "bye"): ("ended", Dialog.end),  # the two BYEs crossed
+    ("closing", "bye done"): ("ended", Dialog.end),
+}

@@ -33,11 +33,11 @@ class ServerTransaction:
     ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog), terminated.
     """
 
-    def __init__(self, request, keys, stranger, send, after, end):
+    def __init__(self, request, keys, unverified, send, after, end):
         self.keys = keys  # under which ServerTransactions finds it
-        self.stranger = stranger
+        self.unverified = unverified
         self.invite = request.method() == "INVITE"
-        self.call, self.tag = None, ""  # the call an INVITE sets up, and our tag in it
+        self.dialog, self.tag = None, ""  # the dialog an INVITE sets up, and our tag in it
         self.state = "trying"
         self._reliable = request.connection is not None
         self._send, self._after, self._end = send, after, end
@@ -54,7 +54,7 @@ class ServerTransaction:
             log.debug("a second final reply (%d) is not sent", code)
             return
         if code >= 200:
-            self.call = None  # what is kept for 32 s should be little
+            self.dialog = None  # what is kept for 32 s should be little
         self._reply, self._address = data, address
         if code < 200:
             self.state = "proceeding"
@@ -98,7 +98,7 @@ class ServerTransactions:
         self._send, self._after = send, after
         self._transactions = {}
         self._merged = {}
-        self.strangers = 0  # how many are of strangers
+        self.unverified = 0  # how many are of unverified peers
 
     def __len__(self):
         return len(self._transactions)
@@ -113,13 +113,13 @@ class ServerTransactions:
         transaction.on_repeat()
         return True
 
-    def begin(self, request, stranger=False):
+    def begin(self, request, unverified=False):
         """Return the new transaction of a request that `absorb` did not take."""
         keys = transaction_key(request), merge_key(request)
-        transaction = ServerTransaction(request, keys, stranger, self._send, self._after,
+        transaction = ServerTransaction(request, keys, unverified, self._send, self._after,
                                         self._forget)
         self._transactions[keys[0]] = transaction
-        self.strangers += stranger
+        self.unverified += unverified
         if transaction.invite and not request.to_tag:
             self._merged.setdefault(keys[1], transaction)
         request.transaction = transaction
@@ -139,7 +139,7 @@ class ServerTransactions:
 
     def _forget(self, transaction):
         if self._transactions.get(transaction.keys[0]) is transaction:  # H and I may both be due
-            self.strangers -= transaction.stranger
+            self.unverified -= transaction.unverified
         for table, key in zip((self._transactions, self._merged), transaction.keys):
             if table.get(key) is transaction:
                 del table[key]

@@ -1,0 +1,126 @@
+"""Send our own requests to their next hop: choose the transport, look up names (RFC 3261 8.1.2).
+
+All of it runs in the SIP thread, except for the look-ups.
+"""
+
+import logging
+import socket
+import threading
+from typing import Any, Callable, NamedTuple
+
+from sip_response import SIP_PORT, TCPHop, response_address
+from sip_utils import parse_uri
+from siprtp.sockets import network, plain_ip
+
+log = logging.getLogger(__name__)
+
+MAX_LOOKUPS = 10  # names looked up at once for the calls of one source
+
+
+class OwnRequest(NamedTuple):
+    """A request of ours. on_final(response) gets None if no final response comes."""
+
+    dialog: Any
+    method: str
+    branch: str
+    data: bytes
+    next_hop: str  # a URI
+    on_final: Callable
+
+
+class RequestSender:
+    """Sends requests in dialogs.
+
+    transactions: the ClientTransactions. admission: knows which peers are verified. reply(data,
+    address): sends within the credit of an unverified peer. call_soon(function, *args): calls it in
+    the SIP thread. family: of the SIP socket, AF_INET or AF_INET6.
+    """
+
+    def __init__(self, transactions, admission, reply, call_soon, family):
+        self._transactions, self._admission = transactions, admission
+        self._reply, self._call_soon, self._family = reply, call_soon, family
+
+    def send(self, dialog, method, branch, data, next_hop, on_final):
+        """Send a request of ours to a URI; a thread of its own looks a name up.
+
+        Before the first ACK of the dialog the request goes to the source of the INVITE instead.
+        """
+        request = OwnRequest(dialog, method, branch, data, next_hop, on_final)
+        if not dialog.acked:
+            self._send_to_source(request)
+            return
+        try:
+            host, port = hop_address(next_hop)
+            if plain_ip(host):
+                self._send_to(request, (plain_ip(host), port))
+            else:
+                self._start_lookup(request, host, port)
+        except (ValueError, RuntimeError) as error:
+            log.warning("%s: %s cannot be sent to %.99r: %s", dialog, method, next_hop, error)
+            on_final(None)
+
+    def _send_to_source(self, request):
+        """Send to the source of an INVITE: it may be forged, and its Contact may name any host."""
+        address = response_address(request.dialog.invite)
+        if self._admission.is_verified(address[0]):
+            self._transactions.send(request.method, request.branch, request.data, address,
+                                    request.on_final, isinstance(address, TCPHop))
+        else:  # once, within what the peer has sent
+            self._reply(request.data, address)
+            request.on_final(None)
+
+    def _send_to(self, request, address):
+        dialog = request.dialog
+        reliable = hop_transport(request.next_hop, dialog.transport) == "TCP"
+        if reliable:
+            connection = dialog.connection  # the caller's own, if it leads to the next hop
+            same = connection is not None and connection.address[0] == address[0]
+            address = TCPHop(*address, connection if same else None)
+        self._transactions.send(request.method, request.branch, request.data, address,
+                                request.on_final, reliable)
+
+    def _start_lookup(self, request, host, port):
+        """Look a name up in a thread. Raises RuntimeError if there can be none."""
+        name = f"look-up for {network(request.dialog.invite.source[0])}"
+        if [thread.name for thread in threading.enumerate()].count(name) >= MAX_LOOKUPS:
+            raise RuntimeError(f"{MAX_LOOKUPS} look-ups for this source are running")
+        threading.Thread(target=self._look_up, args=(request, host, port), daemon=True,
+                         name=name).start()
+
+    def _look_up(self, request, host, port):
+        try:
+            found = socket.getaddrinfo(host, port, self._family, socket.SOCK_DGRAM)
+            self._call_soon(self._send_to, request, found[0][4][:2])
+        except (OSError, UnicodeError) as error:
+            log.warning("%s: %s cannot be sent, no address for %.99r: %s", request.dialog,
+                        request.method, host, error)
+            self._call_soon(request.on_final, None)
+
+
+def is_loose(uri):
+    """Return whether a route's URI is a loose router's (RFC 3261 19.1.1)."""
+    try:
+        return "lr" in parse_uri(uri).params
+    except ValueError:
+        return True
+
+
+def hop_transport(uri, default):
+    """Return "UDP" or "TCP": what a URI asks for, or else the transport of the call."""
+    try:
+        wanted = parse_uri(uri).params.get("transport", default).upper()
+    except ValueError:
+        wanted = default
+    return "TCP" if wanted == "TCP" else "UDP"
+
+
+def hop_address(uri):
+    """Return the (host, port) of a SIP URI: maddr before host, 5060 if it names no port.
+
+    Raises ValueError if it is no SIP URI.
+    """
+    parsed = parse_uri(uri)
+    host = parsed.params.get("maddr") or parsed.host
+    if not 0 < len(host) < 256:
+        raise ValueError("the URI has no usable host")
+    return host.strip("[]"), parsed.port or SIP_PORT

@@ -1,0 +1,99 @@
+"""The user agent server core: check a request, hand it to its method, answer (RFC 3261 8.2)."""
+
+import logging
+
+from sip_message import SIPError
+from sip_response import SIPResponse, response_address
+from siprtp.sip.answers import ALLOW
+from siprtp.sip.methods import METHODS
+from siprtp.sockets import host_port
+
+log = logging.getLogger(__name__)
+
+UNDERSTOOD = ("timer", "100rel")  # option tags that Require may name
+NOT_ALLOWED = frozenset("MESSAGE PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
+MAX_TRANSACTIONS = 2000  # of unverified peers; beyond, they get answers without a transaction
+HINTS = {"REGISTER": "; phones need no account here, call without registering"}
+
+
+class UAS:
+    """Answers requests; the context that the functions in METHODS get.
+
+    transactions: the ServerTransactions. admission: which peers are verified. reply(data,
+    address): sends a response that belongs to no transaction. authenticator: an Authenticator, or
+    None if every allowed peer may call. calls: the Calls, set before the first request.
+    """
+
+    def __init__(self, transactions, admission, reply, authenticator=None):
+        self.transactions, self.calls = transactions, None
+        self._admission, self._reply, self._authenticator = admission, reply, authenticator
+        self.stopping = False  # True: no new calls
+
+    def receive(self, request):
+        """Take a request: absorb a retransmission, or call its method; answer every error."""
+        try:
+            request.check()
+            if self.transactions.absorb(request):
+                return
+            # A re-INVITE needs no password: its sender knows both tags, 64 bits of them ours.
+            # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction
+            if self._authenticator and request.method() == "INVITE" and not request.to_tag:
+                self._authenticator.check(request)
+                self._admission.verify(request.source)  # it received our nonce
+            if request.method() != "ACK":
+                self._begin_transaction(request)
+            self._dispatch(request)
+        except SIPError as error:
+            self.reject(request, error)
+        except Exception:
+            log.exception("%.20r failed, answered with 500; Call-ID %.100a", request.method(),
+                          request.header("Call-ID", ""))
+            self.reject(request, SIPError(500, ""))
+
+    def _begin_transaction(self, request):
+        """Begin a transaction, unless unverified peers have too many (RFC 3261 8.2.7)."""
+        unverified = not self._admission.is_known(request.source[0])
+        if not unverified or self.transactions.unverified < MAX_TRANSACTIONS:
+            self.transactions.begin(request, unverified)
+        elif request.method() == "INVITE":
+            raise SIPError(486, "")
+
+    def _dispatch(self, request):
+        """Check a request in the order of RFC 3261 8.2, then call the function of its method."""
+        method = request.method()
+        function = METHODS.get(method)
+        if function is None:
+            raise SIPError(405 if method in NOT_ALLOWED else 501, "", [("Allow", ALLOW)])
+        if method not in ("ACK", "CANCEL"):  # RFC 3261 8.2.2.3 and 9.1
+            if request.transaction and self.transactions.is_merged(request):
+                raise SIPError(482, "")
+            unsupported = [option for option in request.headers_all("Require")
+                           if option.lower() not in UNDERSTOOD]
+            if unsupported:
+                raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
+            if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:
+                raise SIPError(503, "", [("Retry-After", "10")])
+        function(self, request)
+
+    def respond(self, request, code, reason="", headers=(), body=b"", to_tag=""):
+        """Answer a request; return the SIPResponse."""
+        response = SIPResponse(code, reason, request, to_tag, headers, body)
+        if request.transaction:
+            request.transaction.respond(code, bytes(response), response_address(request))
+        else:  # RFC 3261 8.2.7: it is malformed, or one too many
+            self._reply(bytes(response), response_address(request))
+        return response
+
+    def reject(self, request, error):
+        """Answer with the status of a SIPError; an ACK is never answered."""
+        if request.method() == "ACK":
+            log.debug("malformed ACK dropped: %s", error)
+            return
+        response = self.respond(request, error.status, error.reason, error.headers)
+        # siprtp.sip.auth logs what matters of these two
+        level = logging.DEBUG if error.status in (401, 403) else logging.INFO
+        log.log(level, "%.20r from %s rejected: %d %s%.400s%s; From %a, Call-ID %a",
+                request.method(), host_port(*request.source), error.status, response.reason,
+                "".join(f"; {name}: {value!a}" for name, value in error.headers),
+                HINTS.get(request.method(), ""),
+                *(request.header(name, "")[:100] for name in ("From", "Call-ID")))
