@@ -83,7 +83,7 @@ def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
     the event, the port free again. Raises SDPError (a ValueError) or OSError.
     The server's own echo, siprtp.media.echo, does the same for many calls at once.
     """
-    agreement = sdp.LocalSession(server_ip, rtp_port).answer(remote_sdp)[1]
+    agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
     with open_rtp_socket(server_ip, rtp_port) as sock:
         sock.settimeout(0.5)  # seconds between two looks at the event

@@ -101,7 +101,7 @@ class Calls(CallTable):
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
             dialog.media = media
             dialog.timer = SessionTimer(dialog, server.after, Dialog.hang_up)
-            dialog.negotiation = sdp.LocalSession(
+            dialog.negotiation = sdp.Negotiation(
                 ip, media.port, lambda address: self.is_own(address, media.port),
                 self._config.codecs)
             return dialog, self.negotiate(dialog, offer)

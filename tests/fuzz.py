@@ -151,7 +151,7 @@ def check_message(data):
 
 
 def check_sdp(bodies):
-    session = sdp.LocalSession("192.0.2.1", 16384)
+    session = sdp.Negotiation("192.0.2.1", 16384)
     for body in bodies:
         answer = attempt(sdp.SDPError, session.answer, body)
         if answer:
@@ -195,7 +195,7 @@ def check_rtp(datagrams):
         packet = attempt(ValueError, RTPPacket.parse, data)
         assert not packet or RTPPacket.parse(packet.serialize()) == packet
     session = RTPSession(Wire(datagrams), PEER[0])
-    session.update(sdp.LocalSession("192.0.2.1", 16384).answer(OFFER)[1])
+    session.update(sdp.Negotiation("192.0.2.1", 16384).answer(OFFER)[1])
     session.on_key = lambda key: dtmf.KEYS.index(key)
     echo, buffer = Echo(session), memoryview(bytearray(MAX_PACKET))
     for data, source in datagrams:

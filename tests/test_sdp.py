@@ -4,7 +4,7 @@ import unittest
 
 from siprtp.formats import BY_NAME
 from siprtp.sip import sdp
-from siprtp.sip.sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, LocalSession, SDPError, parse
+from siprtp.sip.sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, Negotiation, SDPError, parse
 
 HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
 AUDIO = "m=audio 4000 RTP/AVP 8\r\n"
@@ -45,7 +45,7 @@ class Parsed(unittest.TestCase):
         for media, reason in (("m=audio 4000 {} 8\r\n", "audio over 'x{188}"),
                               (AUDIO + "c=IN IP4 {}\r\n", "connection address: too long")):
             with self.assertRaises(SDPError) as caught:
-                LocalSession("192.0.2.1", 20000).answer(HEAD + media.format("x" * 60000))
+                Negotiation("192.0.2.1", 20000).answer(HEAD + media.format("x" * 60000))
             self.assertRegex(str(caught.exception), f"^{reason}$")
 
     def test_nothing_is_ever_sent_to_an_address_that_is_no_host(self):
@@ -56,12 +56,12 @@ class Parsed(unittest.TestCase):
 
 class Answers(unittest.TestCase):
     def answer(self, media, head=HEAD):
-        body, self.agreement = LocalSession("192.0.2.1", 20000).answer(head + media)
+        body, self.agreement = Negotiation("192.0.2.1", 20000).answer(head + media)
         return lines(body)
 
     def warning(self, media, head=HEAD):
         with self.assertRaises(SDPError) as caught:
-            LocalSession("192.0.2.1", 20000).answer(head + media)
+            Negotiation("192.0.2.1", 20000).answer(head + media)
         return caught.exception.warning
 
     def test_the_answer_is_a_whole_description_in_order(self):
@@ -96,7 +96,7 @@ class Answers(unittest.TestCase):
         self.assertIn("a=rtpmap:97 PCMA/8000", answer)
 
     def test_the_codecs_that_are_set_are_taken_in_their_order(self):
-        session = LocalSession("192.0.2.1", 20000, codecs=(BY_NAME["G722"], BY_NAME["PCMU"]))
+        session = Negotiation("192.0.2.1", 20000, codecs=(BY_NAME["G722"], BY_NAME["PCMU"]))
         body, agreement = session.answer(HEAD + "m=audio 4000 RTP/AVP 8 0 9\r\n")
         self.assertIn("m=audio 20000 RTP/AVP 9", lines(body))
         self.assertIn("a=rtpmap:9 G722/8000", lines(body))
@@ -165,7 +165,7 @@ class Answers(unittest.TestCase):
         self.assertIn("t=0 0", self.answer(AUDIO, HEAD.replace("t=0 0", "t=0 0\rm=video 1 x 2")))
 
     def test_audio_wanted_at_one_of_our_own_addresses_is_refused(self):
-        session = LocalSession("192.0.2.1", 20000, lambda at: at == ("10.0.0.1", 4000))
+        session = Negotiation("192.0.2.1", 20000, lambda at: at == ("10.0.0.1", 4000))
         for take in (session.answer, session.on_answer):
             session.offer()
             with self.assertRaises(SDPError) as caught:
@@ -189,7 +189,7 @@ class Answers(unittest.TestCase):
 
 class Versions(unittest.TestCase):
     def setUp(self):
-        self.session = LocalSession("192.0.2.1", 20000)
+        self.session = Negotiation("192.0.2.1", 20000)
 
     def origin(self, body):
         return lines(body)[1].split()[1:3]
@@ -204,7 +204,7 @@ class Versions(unittest.TestCase):
         self.assertEqual([int(held[1]), int(back[1])], [int(first[1]) + 1, int(first[1]) + 2])
 
     def test_other_times_are_another_version(self):
-        session = LocalSession("192.0.2.1", 20000)
+        session = Negotiation("192.0.2.1", 20000)
         first = lines(session.answer(HEAD + AUDIO)[0])[1]
         again = lines(session.answer(HEAD.replace("t=0 0", "t=100 200") + AUDIO)[0])[1]
         self.assertEqual(int(again.split()[2]), int(first.split()[2]) + 1)
@@ -218,7 +218,7 @@ class Versions(unittest.TestCase):
 
 class Offers(unittest.TestCase):
     def setUp(self):
-        self.session = LocalSession("192.0.2.1", 20000)
+        self.session = Negotiation("192.0.2.1", 20000)
 
     def test_our_offer_is_all_our_codecs_and_telephone_event(self):
         self.assertEqual(lines(self.session.offer())[5:], [
@@ -270,7 +270,7 @@ class Offers(unittest.TestCase):
                 self.session.on_answer(HEAD + f"m=audio 4000 {answer}\r\n")
 
     def test_a_payload_type_with_a_zero_before_is_none(self):
-        session = LocalSession("192.0.2.1", 20000)
+        session = Negotiation("192.0.2.1", 20000)
         session.offer()
         with self.assertRaises(SDPError):
             session.on_answer(HEAD + "m=audio 4000 RTP/AVP 08 101\r\na=rtpmap:08 PCMA/8000\r\n")

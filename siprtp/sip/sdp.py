@@ -135,7 +135,7 @@ def parse(body):
     return time, media
 
 
-class LocalSession:
+class Negotiation:
     """Our side of a call's offers and answers.
 
     ip, port: where our RTP socket is reached. is_own((ip, port)) says whether an address is one of
