@@ -19,9 +19,9 @@ from sip_message import SIPMessage
 from sip_response import TCPHop
 from siprtp import __version__, config, process
 from siprtp.calls import Calls
-from siprtp.logs import MINUTE, Counts, LogThrottle
+from siprtp.logs import MINUTE, LogThrottle
 from siprtp.sip import ping
-from siprtp.sip.admission import Admission, warn_of_open_access
+from siprtp.sip.admission import Admission, remember, warn_of_open_access
 from siprtp.sip.auth import Authenticator, hide_credentials
 from siprtp.sip.next_hop import RequestSender
 from siprtp.sip.tcp import TCPTransport
@@ -53,7 +53,7 @@ class SIPServer:
         self.running, self._await_acks = True, False
         self._posted = queue.SimpleQueue()
         self._timers = sched.scheduler(clock, lambda seconds: None)
-        self._unreachable = Counts(clock, MINUTE)
+        self._unreachable = {}  # address: when sending to it failed last
         self.log_throttle = LogThrottle(clock, config.sip_rate,
                                         lambda ip: self.admission.has_acked(ip))
         self.admission = Admission(config.allowed_peers, config.reach_ip, config.sip_rate, clock,
@@ -218,8 +218,9 @@ class SIPServer:
         try:
             self.sock.sendto(data, address)
         except OSError as error:
-            first = self._unreachable.add(address) == 1
-            log.log(logging.WARNING if first else logging.DEBUG,
+            now, last = self.clock(), self._unreachable.pop(address, -MINUTE)
+            remember(self._unreachable, address, now)
+            log.log(logging.WARNING if now - last >= MINUTE else logging.DEBUG,
                     "%s, from the peer's Contact, Record-Route or Via, is unreachable: %s",
                     host_port(*address), error)
 
