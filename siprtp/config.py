@@ -105,34 +105,43 @@ def passwords(path):
     return found
 
 
-SETTINGS = (  # name, default, how its text is read, what it is
+SETTINGS = (  # name, default, how its text is read, help text
     ("BIND_IP", "127.0.0.1", address,
-     "address to listen on; 0.0.0.0 is all of IPv4, :: all of IPv6"),
+     "address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv6"),
     ("ADVERTISED_IP", "", host_address,
-     "address that callers are told to send to; unset: the one that faces the caller"),
-    ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 is any free one"),
+     "address that callers are told to send to, needed behind NAT and in Docker; unset: the local "
+     "address that faces the caller"),
+    ("SIP_PORT", "5060", number(0, 65535), "UDP and TCP port for SIP; 0 for any free one"),
     ("ALLOWED_PEERS", "", networks,
-     "addresses and networks that are answered, with commas; unset: private networks"),
+     "addresses and networks that get an answer, separated by commas; unset: loopback and private "
+     "networks"),
     ("SIP_PASSWORD_FILE", "", passwords,
-     "file of lines user:password, for those who may call; unset: everybody may"),
+     "file of user:password lines; a caller must give a user name and password from it; unset: no "
+     "password is needed"),
     ("SIP_DIGEST", "SHA-256,MD5", some_of("SHA-256", "MD5"),
-     "how passwords are asked for, the best first; MD5 for peers that SHA-256 confuses"),
+     "digest algorithms to offer, best first; MD5 alone helps peers that give up at SHA-256"),
     ("SIP_RATE", "2000", number(0, 999999),
-     "messages a second from one source that had a call, less from others; 0 is any number"),
-    ("RTP_PORT_START", "16384", number(1, 65535), "first UDP port for RTP; even ports are used"),
+     "messages per second from one verified peer, fewer from others; 0 for no limit"),
+    ("RTP_PORT_START", "16384", number(1, 65535),
+     "first UDP port for RTP; each call takes an even port, and the next one for RTCP"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),
     ("RTP_THREADS", "64", number(0, 999),
-     "echoed calls with an RTP thread of their own; beyond they share one, as do more than 400"),
-    ("MAX_CALLS", "0", number(0, 999999), "calls at once; 0 is as many as there are RTP ports"),
+     "echoed calls with an RTP thread of their own; further calls share one, and above 400 calls "
+     "all do"),
+    ("MAX_CALLS", "0", number(0, 999999),
+     "calls at once, further calls get 486; 0 for as many as there are RTP ports"),
     ("RTP_TIMEOUT", "300", number(0, 999999),
-     "seconds without RTP until a call is ended, or its caller asked where it is held; 0 is never"),
+     "seconds without RTP before a call is ended; a call on hold is checked with OPTIONS first; 0 "
+     "for never"),
     ("DRAIN_SECONDS", "5", number(0, 999999),
-     "how long calls go on after a SIGTERM, while no new ones are taken"),
+     "seconds that calls may go on after SIGTERM, while new calls are rejected; 0 to stop at once"),
     ("BOT", "", function, "module:function that serves each call; unset: the echo"),
     ("CODECS", "PCMA,PCMU", codecs,
-     "codecs to agree on, the best first; G722 too, at a price (docs/bot.md)"),
-    ("SILENCE", "on", one_of("on", "off"), "whether a bot that says nothing sends silence"),
-    ("RECORD_DIR", "", folder, "directory where every call is recorded; unset: none is"),
+     "codecs to accept, best first; G722 can be added, at a cost (docs/bot.md)"),
+    ("SILENCE", "on", one_of("on", "off"),
+     "whether a bot sends packets of silence while it says nothing"),
+    ("RECORD_DIR", "", folder,
+     "directory where every call is recorded as a stereo WAV file; unset: no recording"),
     ("LOG_LEVEL", "info", one_of(*LEVELS),
      f"one of {', '.join(LEVELS)}; debug shows every message"),
 )
