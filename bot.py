@@ -55,15 +55,16 @@ class Call:
     """A call as its bot sees it. Every method may be called from any thread; most by one.
 
     caller, called: numbers or users. name: the caller's, as displayed, "" for none. headers: the
-    INVITE's, by name in any case. act(name, *args): lets the SIP thread do something. settings:
-    a Config.
+    INVITE's, by name in any case. actions: what the server does for it (ring, accept, reject,
+    hang_up, transfer). settings: a Config. source: (ip, port) that the INVITE came from.
     """
 
-    def __init__(self, caller, called, name, headers, session, act, settings,
-                 clock=time.monotonic):
+    def __init__(self, caller, called, name, headers, session, actions, settings,
+                 source=None, clock=time.monotonic):
         self.caller, self.called, self.name, self.headers = caller, called, name, headers
         self.rate = 8000  # Hz of all PCM here
-        self._act, self._settings, self._clock = act, settings, clock
+        self.source = source
+        self._actions, self._settings, self._clock = actions, settings, clock
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
         self._answered, self._why = False, ""
@@ -85,7 +86,7 @@ class Call:
     def ring(self):
         """Tell the caller that it rings (180). Does not wait."""
         self._check(answered=False)
-        self._act("ring")
+        self._actions.ring()
 
     def answer(self, rate=8000):
         """Answer (200), and return when the caller has confirmed; PCM is of this rate from now on.
@@ -98,7 +99,7 @@ class Call:
             self._check(answered=False)
             self.rate, self._cutter = rate, UtteranceCutter(rate)
             self._audio.begin(rate)
-            self._act("accept")
+            self._actions.accept()
             self._wait(lambda: self._answered, check=False)
             if self._answered and self._settings.record_dir:  # a forged INVITE leaves no file
                 self._record_all()
@@ -114,7 +115,7 @@ class Call:
         if self._answered:
             raise RuntimeError("the call is answered: hangup() ends it")
         self._check(answered=False)
-        self._act("refuse", status)
+        self._actions.reject(status)
         self._wait(lambda: self.ended, check=False)
 
     # Hearing
@@ -126,7 +127,7 @@ class Call:
         else is kept, 30 s at most.
         """
         self._check()
-        self._audio.forget()
+        self._audio.discard()
         return (pcm for _, pcm, _ in iter(self._audio.hear, None))
 
     def utterances(self, silence=0.64, timeout=None):
@@ -263,7 +264,7 @@ class Call:
                 news.append((status, reason))
                 self._changed.notify_all()
 
-        self._act("transfer", uri, tell)
+        self._actions.transfer(uri, tell)
         self._wait(lambda: news[-1][0] >= 200, timeout, check=False)
         status, reason = news[-1]
         if self.ended and not status:
@@ -275,8 +276,13 @@ class Call:
             raise TransferError(status, reason)
         self._finish("transferred")
 
+    def _on_answered(self):
+        with self._lock:
+            self._answered = True
+            self._changed.notify_all()
+
     def _finish(self, why):
-        self._act("finish", 480, why)
+        self._actions.hang_up(480, why)
         self._wait(lambda: self.ended, check=False)
 
     def _check(self, answered=True):
@@ -297,42 +303,57 @@ class Call:
             if check and self.ended:
                 raise CallEnded(self._why)
 
-    # The SIP thread tells; the bot's thread runs
+
+class Service:
+    """The server's side of a bot's call: runs the bot and tells the call what happens."""
+
+    def __init__(self, call):
+        self.call = call
 
     def run(self, function):
-        """Call function(self), then do what it has left undone: hang up, or refuse."""
-        status, why = 480, "its bot was done"
+        """Call function(call), then hang up or reject what it left open. The bot's thread."""
+        call, status, why = self.call, 480, "its bot returned"
         try:
-            function(self)
-        except CallEnded:
-            log.debug("%s: it ended while its bot served it", self)
-        except BaseException:  # SystemExit and asyncio's CancelledError as well
-            log.exception("%s: its bot failed", self)
-            status, why = 500, "its bot failed"
-        self._audio.forget()
-        self._act("finish", status, why)
+            function(call)
+        except BaseException as error:  # SystemExit and asyncio's CancelledError as well
+            if is_call_ended(error):
+                log.debug("%s: it ended while its bot served it", call)
+            else:
+                log.exception("%s: its bot failed", call)
+                status, why = 500, "its bot failed"
+        call._audio.discard()
+        call._actions.hang_up(status, why)
 
     def tick(self):
-        """Serve 20 ms of audio, from the RTP thread; return whether to go on."""
+        """Serve 20 ms of audio; return whether to go on. The RTP thread."""
         try:
-            return self._audio.tick()
+            return self.call._audio.tick()
         except Exception:
-            log.exception("%s: its audio failed", self)
-            self._audio.failed = True
-            self._act("finish", 500, "its audio failed")
+            log.exception("%s: its audio failed", self.call)
+            self.call._audio.failed = True
+            self.call._actions.hang_up(500, "its audio failed")
             return True
 
     def on_answered(self):
-        with self._lock:
-            self._answered = True
-            self._changed.notify_all()
+        """Let answer() return: the caller has sent its ACK."""
+        self.call._on_answered()
 
     def on_key(self, key):
-        self._audio.press(key)
+        """Queue a key that the caller pressed."""
+        self.call._audio.press(key)
 
     def on_end(self, why=""):
-        self._why = why
-        self._audio.end()
+        """End every call of a method that waits: the call is over."""
+        self.call._why = why
+        self.call._audio.end()
+
+
+def is_call_ended(error):
+    """Return whether an exception is CallEnded, or a group (PEP 654) of nothing else."""
+    inner = getattr(error, "exceptions", None)
+    if isinstance(error, CallEnded) or not isinstance(inner, (list, tuple)):
+        return isinstance(error, CallEnded)
+    return bool(inner) and all(map(is_call_ended, inner))
 
 
 def echo(call):

@@ -6,14 +6,15 @@ All of it runs in the SIP thread; a bot's thread and the RTP threads reach it by
 import logging
 import threading
 
-from bot import Call as BotCall
+import bot
 from sip_message import SIPError
 from sip_utils import DIGITS
+from siprtp.bot_actions import BotActions
 from siprtp.call_table import CallTable
 from siprtp.media.session import open_rtp_session
 from siprtp.media.thread import RTPThread
 from siprtp.sip import sdp
-from siprtp.sip.answers import send_2xx, send_ringing
+from siprtp.sip.answers import send_2xx
 from siprtp.sip.dialog import Dialog
 from siprtp.sip.session_timer import SessionTimer
 from siprtp.sip.transaction import TIMEOUT
@@ -32,12 +33,12 @@ RING_SECONDS = 180.0  # how long a bot may ring if the INVITE names no time (RFC
 class Calls(CallTable):
     """The call table, and the operations on a whole call.
 
-    server: the SIPServer. bot: the function that serves each call, or None for the echo.
+    server: the SIPServer. function: the bot that serves each call, or None for the echo.
     """
 
-    def __init__(self, server, bot=None):
+    def __init__(self, server, function=None):
         super().__init__()
-        self._server, self._config, self._bot = server, server.config, bot
+        self._server, self._config, self._bot = server, server.config, function
         self._own = []  # an RTPThread each for the first calls
         # for the echoes beyond those, and for all bots
         self._shared, self._bots = RTPThread(linger=LINGER), RTPThread(linger=LINGER)
@@ -163,62 +164,23 @@ class Calls(CallTable):
         self._own.append(RTPThread(linger=LINGER))
         return self._own[-1]
 
-    # The call of a bot: what it asks for comes by `call_soon`, perhaps too late
-
-    def _offer_to_bot(self, call, body):
-        def act(name, *args):
-            self._post(getattr(self, f"bot_{name}"), call, *args)
-
-        call.bot = BotCall(call.caller, call.called, call.identity.name, call.invite.headers,
-                           call.media, act, self._config)
-        call.body = body
-        expires = call.invite.header("Expires", "")
+    def _offer_to_bot(self, dialog, body):
+        """Let the bot of a new call answer it, in time. Raises RuntimeError without a thread."""
+        call = bot.Call(dialog.caller, dialog.called, dialog.identity.name, dialog.invite.headers,
+                        dialog.media, BotActions(dialog, self._post, self.answer), self._config,
+                        dialog.invite.source)
+        dialog.bot, dialog.body = bot.Service(call), body
+        expires = dialog.invite.header("Expires", "")
         if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
-            call.later(int(expires), self._expire, 487)  # RFC 3261 13.3.1
+            dialog.later(int(expires), reject_overdue, 487)  # RFC 3261 13.3.1
         else:
-            call.later(RING_SECONDS, self._expire, 480)
-        self.start_bot(call)
+            dialog.later(RING_SECONDS, reject_overdue, 480)
+        self.start_bot(dialog)
 
-    def start_bot(self, call):
-        """Run the bot in the call's own thread. Raises RuntimeError if none can be had."""
-        threading.Thread(target=call.bot.run, args=(self._bot,), daemon=True,
-                         name=f"bot-{call.media.port}").start()
-
-    def _expire(self, call, status):
-        if call.state == "proceeding":
-            call.reject(status, "its bot did not answer in time")
-
-    def bot_ring(self, call):
-        if call.state == "proceeding" and not call.ringing:
-            call.ringing = True
-            send_ringing(call)
-
-    def bot_accept(self, call):
-        if call.state != "proceeding":
-            return
-        try:
-            self.answer(call, call.body, call.bot.tick)
-        except (RuntimeError, OSError) as error:
-            log.warning("%s rejected with 486: no RTP thread: %s", call, error)
-            call.reject(486, "no thread")
-
-    def bot_refuse(self, call, status):
-        if call.state == "proceeding":
-            call.reject(status, "its bot refused")
-
-    def bot_finish(self, call, status, why):
-        call.hang_up(why, 41 if status == 500 else 16, status)  # 41: temporary failure
-
-    def bot_transfer(self, call, uri, tell):
-        if call.over:
-            return
-
-        def on_news(status, reason):
-            if status >= 200:
-                log.info("%s: transfer to %r: %d %.99r", call, uri, status, reason)
-            tell(status, reason)
-
-        call.refer(uri, on_news)
+    def start_bot(self, dialog):
+        """Run the bot in a thread of its own. Raises RuntimeError if there can be none."""
+        threading.Thread(target=dialog.bot.run, args=(self._bot,), daemon=True,
+                         name=f"bot-{dialog.media.port}").start()
 
     # While a call is up
 
@@ -315,6 +277,11 @@ class Calls(CallTable):
         if config.binds_one:  # the same port at another address is not ours
             return ip in (config.bind_ip, config.advertised_ip)
         return ip.startswith("127.") or ip in (config.advertised_ip, local_address(ip))
+
+
+def reject_overdue(dialog, status):
+    if dialog.state == "proceeding":
+        dialog.reject(status, "its bot did not answer in time")
 
 
 def log_began(dialog):

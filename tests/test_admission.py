@@ -7,6 +7,7 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
+from siprtp import bot_actions
 from siprtp.calls import MAX_UNVERIFIED
 from siprtp.config import Config
 from siprtp.logs import PEER_LINES, UNVERIFIED_LINES, Counts
@@ -300,7 +301,7 @@ class Amplification(unittest.TestCase):
             peer.say("INVITE", body=OFFER)
             call, = peer.server.calls
             if bot:
-                peer.server.calls.bot_accept(call)
+                bot_actions.accept(call, peer.server.calls.answer)
             self.assertTrue(call.media.mute)
             peer.say("ACK", to_tag=peer.last().to_tag)
             self.assertFalse(call.media.mute)
@@ -429,7 +430,7 @@ class Log(unittest.TestCase):
         ok = self.peer.send(data)[-1]
         self.peer.say("ACK", to_tag=ok.to_tag)
         call, = self.peer.server.calls
-        self.peer.server.calls.bot_transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
+        bot_actions.transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
         call.referral.on_news(603, "x" * 9000)
         call.target = f"sip:{'x' * 9000}"
         call.hang_up("test")
@@ -468,10 +469,10 @@ class Log(unittest.TestCase):
         self.lines.clear()
         self.peer.advance(60)
         server.calls._bot = lambda call: None
-        server.calls.start_bot = lambda call: call.bot._act("refuse", 603)
+        server.calls.start_bot = lambda call: bot_actions.reject(call, 603)
         for number in range(200):
             self.peer.say("INVITE", body=OFFER, call_id=f"{number}", from_tag=f"{number}")
-        refused = [line for line in self.lines if "its bot refused" in line]
+        refused = [line for line in self.lines if "its bot rejected it" in line]
         self.assertEqual(len(refused), PEER_LINES)
 
     def test_what_is_posted_after_a_strangers_message_is_not_its_doing(self):

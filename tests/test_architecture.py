@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "siprtp": GROUND,
     "siprtp.process": "",
     "siprtp.call_table": "",
+    "siprtp.bot_actions": "siprtp.sip",
     "siprtp.upkeep": "siprtp.media",
     "sip_utils": "", "sip_message": "sip_utils", "sip_response": f"sip_utils {GROUND}",
     "siprtp.sip": f"siprtp.sip sip_message sip_response sip_utils {GROUND}",
@@ -21,7 +22,8 @@ MAY_IMPORT = {
     "rtp": f"siprtp.sip.sdp {GROUND}",
     "siprtp.media": f"siprtp.media rtp {GROUND}",
     "bot": f"siprtp.media {GROUND}",
-    "siprtp.calls": "bot siprtp.call_table siprtp.upkeep siprtp.sip siprtp.media sip_message "
+    "siprtp.calls": "bot siprtp.bot_actions siprtp.call_table siprtp.upkeep siprtp.sip "
+                    "siprtp.media sip_message "
                     f"sip_utils {GROUND}",
     "server": f"bot siprtp.calls siprtp.process siprtp.sip sip_message sip_response {GROUND}",
 }

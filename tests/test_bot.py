@@ -63,20 +63,32 @@ class BotCase(unittest.TestCase):
     def make(self, rate=8000, answered=True, **environ):
         self.session, self.acts, self.ticks = Session(), [], 0
         self.sent = self.session.sent
-        self.call = bot.Call("4711", "1000", "Alice", {}, self.session, self.act,
+        self.call = bot.Call("4711", "1000", "Alice", {}, self.session, self,
                              Config.from_env(environ), clock=lambda: self.ticks * 0.020)
+        self.service = bot.Service(self.call)
         self.at_tick = {}  # tick: function
         self.call._changed.wait = self.call._audio._more.wait = self.wait
         self.sequence = 0
         if answered:
             self.call.answer(rate)
 
-    def act(self, name, *args):
-        self.acts.append((name, *args))
-        if name == "accept":
-            self.call.on_answered()
-        elif name in ("refuse", "finish"):
-            self.call.on_end()
+    def ring(self):
+        self.acts.append(("ring",))
+
+    def accept(self):
+        self.acts.append(("accept",))
+        self.service.on_answered()
+
+    def reject(self, status):
+        self.acts.append(("reject", status))
+        self.service.on_end()
+
+    def hang_up(self, status, why):
+        self.acts.append(("hang_up", status, why))
+        self.service.on_end()
+
+    def transfer(self, uri, tell):
+        self.acts.append(("transfer", uri, tell))
 
     def wait(self, timeout=None):
         """What a blocking call does: let a tick pass."""
@@ -89,7 +101,7 @@ class BotCase(unittest.TestCase):
                 self.at_tick[self.ticks]()
             if self.ticks > 20000:
                 raise AssertionError("it never ends")
-            self.call.tick()
+            self.service.tick()
 
     def hear(self, *frames):
         """Let frames come, one a tick; None is a tick without."""
@@ -117,7 +129,7 @@ class Answering(BotCase):
         self.assertEqual(self.acts, [("ring",), ("accept",)])
         self.make(answered=False)
         self.call.reject(486)
-        self.assertEqual((self.acts, self.call.ended), ([("refuse", 486)], True))
+        self.assertEqual((self.acts, self.call.ended), ([("reject", 486)], True))
 
     def test_what_makes_no_sense_raises(self):
         for status in (200, 302, 401, 700):
@@ -136,7 +148,7 @@ class Answering(BotCase):
                 method()
 
     def test_after_the_end_everything_raises_call_ended(self):
-        self.call.on_end()
+        self.service.on_end()
         for method in (self.call.ring, lambda: self.call.say(SPEECH), lambda: self.call.digits(1),
                        lambda: self.call.send_digits("1"), lambda: self.call.transfer("sip:a@b"),
                        lambda: next(self.call.frames()), lambda: self.call.record("x")):
@@ -146,7 +158,7 @@ class Answering(BotCase):
         self.call.clear()
 
     def test_why_it_ended_is_told_and_no_except_exception_goes_on(self):
-        self.call.on_end("the caller hung up")
+        self.service.on_end("the caller hung up")
         with self.assertRaisesRegex(bot.CallEnded, "^the caller hung up$"):
             try:
                 self.call.say(SPEECH)
@@ -155,7 +167,7 @@ class Answering(BotCase):
 
     def test_a_caller_that_gives_up_ends_the_wait_for_the_answer(self):
         self.make(answered=False)
-        self.call._act = lambda name: self.call.on_end()
+        self.accept = self.service.on_end
         with self.assertRaises(bot.CallEnded):
             self.call.answer()
 
@@ -167,19 +179,20 @@ class Answering(BotCase):
             raise GeneratorExit  # as asyncio's CancelledError, no Exception
 
         for function, status in ((lambda call: None, 480), (lambda call: call._check(False), 480),
-                                 (bot.Call.on_end, 480), (lambda call: sys.exit(1), 500),
+                                 (lambda call: self.service.on_end(), 480),
+                                 (lambda call: sys.exit(1), 500),
                                  (broken, 500), (cancelled, 500)):
             with self.assertLogs("bot", "DEBUG") as logged:
                 bot.log.debug("so that there is a line")
-                self.call.run(function)
-            self.assertEqual(self.acts[-1][:2], ("finish", status))
+                self.service.run(function)
+            self.assertEqual(self.acts[-1][:2], ("hang_up", status))
             self.assertEqual("Traceback" in "".join(logged.output), status == 500)
 
 
 class Hearing(BotCase):
     def test_frames_are_320_bytes_in_order_until_the_call_ends(self):
         self.hear(SPEECH, QUIET, SPEECH)
-        self.at_tick[4] = self.call.on_end
+        self.at_tick[4] = self.service.on_end
         frames = list(self.call.frames())
         self.assertEqual(frames[:3], [coded(SPEECH), coded(QUIET), coded(SPEECH)])
         self.assertEqual({len(frame) for frame in frames}, {320})
@@ -249,7 +262,7 @@ class Hearing(BotCase):
 
     def test_what_is_said_when_the_caller_hangs_up_is_one_too(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30)
-        self.at_tick[85] = self.call.on_end
+        self.at_tick[85] = self.service.on_end
         utterance, = self.call.utterances()
         self.assertIn(coded(SPEECH) * 28, utterance.pcm)
 
@@ -351,7 +364,7 @@ class Speaking(BotCase):
 
     def test_who_waits_for_a_turn_is_freed_by_the_end_of_the_call(self):
         self.call._audio._speaker = threading.Thread()
-        self.at_tick[3] = self.call.on_end
+        self.at_tick[3] = self.service.on_end
         with self.assertRaises(bot.CallEnded):
             self.call.say(SPEECH)
 
@@ -415,13 +428,13 @@ class Speaking(BotCase):
         self.assertEqual(self.call.say(SPEECH * 50, barge_in=True), 0.08)
         self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
         for _ in "12":
-            self.call.on_key("2")
+            self.service.on_key("2")
         self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.0)
         self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.1)
 
     def test_keys_pressed_ahead_skip_one_prompt_each(self):
         for key in "12":
-            self.call.on_key(key)
+            self.service.on_key(key)
         for key in "12":
             self.assertEqual(self.call.say(SPEECH * 5, barge_in=True), 0.0)
             self.assertEqual(self.call.digits(1), key)
@@ -438,7 +451,7 @@ class Speaking(BotCase):
             self.call.say(SPEECH, barge_in="cough")
 
     def press_at(self, tick, key):
-        self.at_tick[tick] = lambda: self.call.on_key(key)
+        self.at_tick[tick] = lambda: self.service.on_key(key)
 
     def test_a_generator_that_is_cut_short_is_closed(self):
         closed = []
@@ -460,7 +473,7 @@ class Speaking(BotCase):
         self.assertIn(coded(SPEECH) * 28, next(self.call.utterances()).pcm)
 
     def test_the_end_of_the_call_stops_it(self):
-        self.at_tick[3] = self.call.on_end
+        self.at_tick[3] = self.service.on_end
         with self.assertRaises(bot.CallEnded):
             self.call.say(SPEECH * 50)
 
@@ -502,22 +515,22 @@ class Speaking(BotCase):
     def test_a_tick_that_fails_ends_the_call_and_is_logged_once(self):
         self.session.waiting = lambda buffer: 1 // 0
         with self.assertLogs("bot", "ERROR") as logged:
-            self.assertEqual([self.call.tick(), self.call.tick()], [True, True])
+            self.assertEqual([self.service.tick(), self.service.tick()], [True, True])
         self.assertEqual(len(logged.records), 1)
-        self.assertEqual(self.acts[-1], ("finish", 500, "its audio failed"))
+        self.assertEqual(self.acts[-1], ("hang_up", 500, "its audio failed"))
         self.session.stop_event.set()
-        self.assertEqual((self.call.tick(), self.sent), (False, ["closed"]))
+        self.assertEqual((self.service.tick(), self.sent), (False, ["closed"]))
 
     def test_the_socket_is_closed_with_the_last_tick(self):
         self.session.stop_event.set()
-        self.assertIs(self.call.tick(), False)
+        self.assertIs(self.service.tick(), False)
         self.assertEqual(self.sent, ["closed"])
 
 
 class Keys(BotCase):
     def press(self, keys):
         for key in keys:
-            self.call.on_key(key)
+            self.service.on_key(key)
 
     def test_so_many_keys_or_those_before_a_hash(self):
         self.press("12345#6")
@@ -549,7 +562,7 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(2, timeout=None), "98")
 
     def test_the_end_of_the_call_ends_the_wait(self):
-        self.at_tick[2] = self.call.on_end
+        self.at_tick[2] = self.service.on_end
         with self.assertRaises(bot.CallEnded):
             self.call.digits(2, timeout=None)
 
@@ -572,11 +585,11 @@ class Ending(BotCase):
         """Let the SIP thread tell one piece of news a tick."""
         for number, news in enumerate(told, 1):
             self.at_tick[self.ticks + number] = (
-                self.call.on_end if news == "end" else lambda news=news: self.acts[1][2](*news))
+                self.service.on_end if news == "end" else lambda news=news: self.acts[1][2](*news))
 
     def test_hangup_is_asked_of_the_sip_thread(self):
         self.call.hangup()
-        self.assertEqual(self.acts[-1], ("finish", 480, "its bot hung up"))
+        self.assertEqual(self.acts[-1], ("hang_up", 480, "its bot hung up"))
         self.assertTrue(self.call.ended)
 
     def test_a_transfer_that_succeeds_ends_the_call(self):
@@ -597,7 +610,7 @@ class Ending(BotCase):
 
     def test_one_that_failed_before_the_caller_hung_up_has_failed(self):
         self.news((100, ""), (486, "Busy Here"))
-        self.at_tick[self.ticks + 2] = lambda: (self.acts[1][2](486, "Busy"), self.call.on_end())
+        self.at_tick[self.ticks + 2] = lambda: (self.acts[1][2](486, "Busy"), self.service.on_end())
         with self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1")
 
@@ -638,7 +651,7 @@ class Ending(BotCase):
 class Recording(BotCase):
     def read(self, path):
         """Return (left, right) when the file is complete."""
-        self.call.on_end()
+        self.service.on_end()
         self.recorder.thread.join(10)
         with wave.open(path) as file:
             self.assertEqual((file.getnchannels(), file.getsampwidth()), (2, 2))
@@ -669,7 +682,7 @@ class Recording(BotCase):
     def test_a_call_that_is_never_acknowledged_has_none(self):
         with tempfile.TemporaryDirectory() as folder:
             self.make(answered=False, RECORD_DIR=folder)
-            self.call._act = lambda name, *args: self.call.on_end("no ACK")
+            self.accept = lambda: self.service.on_end("no ACK")
             with self.assertRaises(bot.CallEnded):
                 self.call.answer()
             self.assertEqual(os.listdir(folder), [])
@@ -801,7 +814,7 @@ class Loading(unittest.TestCase):
         case = BotCase()
         case.make(answered=False)
         case.hear(*[SPEECH] * 5)
-        case.at_tick[7] = case.call.on_end
+        case.at_tick[7] = case.service.on_end
         with self.assertRaises(bot.CallEnded):
             bot.echo(case.call)
         self.assertIn(coded(SPEECH) * 5, case.said())

@@ -2,6 +2,7 @@
 
 import unittest
 
+from siprtp import bot_actions
 from tests.support import OFFER, Trunk, statuses
 
 RELIABLE = ["Require: 100rel"]
@@ -25,7 +26,10 @@ class BotCase(unittest.TestCase):
     def do(self, name, *args):
         """Do what a bot asks for; return what was sent."""
         seen = len(self.server.sent)
-        getattr(self.calls, f"bot_{name}")(self.call, *args)
+        {"ring": bot_actions.ring, "reject": bot_actions.reject, "hang_up": bot_actions.hang_up,
+         "transfer": bot_actions.transfer,
+         "accept": lambda dialog: bot_actions.accept(dialog, self.calls.answer),
+         }[name](self.call, *args)
         return self.trunk.answers(seen)
 
     def answered(self):
@@ -42,10 +46,11 @@ class BotCase(unittest.TestCase):
 class BeforeTheAnswer(BotCase):
     def test_the_bot_is_told_who_calls_and_only_100_is_sent(self):
         call = self.invite(headers=["X-Queue: sales", "P-Asserted-Identity: Bob <sip:5@x>"])
-        self.assertEqual((call.bot.caller, call.bot.called, call.bot.name), ("5", "1000", "Bob"))
-        self.assertEqual(call.bot.headers["x-queue"], "sales")
-        self.assertIsNone(call.bot.headers.get("Subject"))
-        self.assertEqual(call.bot.headers["f"], call.remote)
+        seen = call.bot.call
+        self.assertEqual((seen.caller, seen.called, seen.name), ("5", "1000", "Bob"))
+        self.assertEqual(seen.headers["x-queue"], "sales")
+        self.assertIsNone(seen.headers.get("Subject"))
+        self.assertEqual(seen.headers["f"], call.remote)
         self.assertEqual((call.state, call.media.started, self.paced), ("proceeding", 0, []))
 
     def test_ringing_is_180_with_the_tag_of_the_answer_and_once(self):
@@ -67,9 +72,9 @@ class BeforeTheAnswer(BotCase):
         self.assertIn(b"m=audio 20000 RTP/AVP 8 101", ok.body)
         self.assertEqual(self.paced, [call.bot.tick])
         self.assertEqual(self.do("accept"), [])
-        self.assertFalse(call.bot._answered)
+        self.assertFalse(call.bot.call._answered)
         self.trunk.say("ACK", to_tag=call.local_tag)
-        self.assertTrue(call.bot._answered)
+        self.assertTrue(call.bot.call._answered)
 
     def test_a_delayed_offer_is_answered_once_the_ack_has_told_where_to_send(self):
         call = self.invite(body=b"")
@@ -77,37 +82,37 @@ class BeforeTheAnswer(BotCase):
         self.assertIn(b"a=sendrecv", ok.body)
         self.trunk.say("ACK", to_tag=call.local_tag, body=OFFER)
         self.assertEqual(call.media.flow.remote, ("192.0.2.10", 4000))
-        self.assertTrue(call.bot._answered)
+        self.assertTrue(call.bot.call._answered)
 
     def test_a_refusal_has_the_bots_status_and_leaves_nothing(self):
         call = self.invite()
-        refused, = self.do("refuse", 603)
+        refused, = self.do("reject", 603)
         self.assertEqual((refused.status, refused.to_tag), (603, call.local_tag))
-        self.assertEqual((len(self.calls), call.media.stopped, call.bot.ended), (0, 1, True))
-        self.assertEqual(self.do("refuse", 603), [])
+        self.assertEqual((len(self.calls), call.media.stopped, call.bot.call.ended), (0, 1, True))
+        self.assertEqual(self.do("reject", 603), [])
         self.assertEqual(self.do("accept"), [])
 
     def test_a_bot_that_returns_or_raises_before_is_480_or_500(self):
         for status in (480, 500):
             self.setUp()
             self.invite()
-            self.assertEqual(statuses(self.do("finish", status, "why")), [status])
+            self.assertEqual(statuses(self.do("hang_up", status, "why")), [status])
             self.assertEqual(len(self.calls), 0)
 
     def test_a_cancel_ends_it_with_487_and_its_bot_hears_of_it(self):
         call = self.invite()
         self.do("ring")
         self.assertEqual(statuses(self.trunk.say("CANCEL", branch="z9hG4bKi")), [200, 487])
-        self.assertEqual((call.bot.ended, len(self.calls), call.media.stopped), (True, 0, 1))
+        self.assertEqual((call.bot.call.ended, len(self.calls), call.media.stopped), (True, 0, 1))
         for late in ("ring", "accept"):
             self.assertEqual(self.do(late), [])
-        self.assertEqual(self.do("refuse", 486) + self.do("finish", 480, "why"), [])
+        self.assertEqual(self.do("reject", 486) + self.do("hang_up", 480, "why"), [])
 
     def test_an_invite_that_expires_is_487(self):
         self.invite(headers=["Expires: 20"])
         self.assertEqual(self.trunk.advance(19.9), [])
         self.assertEqual([m.status for _, m in self.trunk.advance(0.2)], [487])
-        self.assertTrue(self.call.bot.ended)
+        self.assertTrue(self.call.bot.call.ended)
 
     def test_one_that_names_no_time_waits_three_minutes_for_its_bot(self):
         for header in ([], ["Expires: soon"], ["Expires: 300"]):
@@ -152,7 +157,7 @@ class BeforeTheAnswer(BotCase):
         self.calls.start_bot = self.started.append
         self.calls._bots.tick = fail
         self.invite()
-        with self.assertLogs("siprtp.calls", "WARNING"):
+        with self.assertLogs("siprtp.bot_actions", "WARNING"):
             self.assertEqual(statuses(self.do("accept")), [486])
         self.assertEqual((len(self.calls), self.call.media.stopped), (0, 1))
 
@@ -190,7 +195,7 @@ class Reliable(BotCase):
         self.ring()
         sent = [(at, m.status) for at, m in self.trunk.advance(32.1)]
         self.assertEqual(sent[-2:], [(31.5, 180), (32.0, 504)])
-        self.assertEqual((len(self.calls), self.call.bot.ended), (0, True))
+        self.assertEqual((len(self.calls), self.call.bot.call.ended), (0, True))
 
     def test_a_prack_for_another_180_is_481(self):
         rseq = self.ring()
@@ -220,13 +225,13 @@ class Reliable(BotCase):
 class Answered(BotCase):
     def test_a_bot_that_is_done_hangs_up(self):
         self.answered()
-        bye, = self.do("finish", 480, "why")
+        bye, = self.do("hang_up", 480, "why")
         self.assertEqual((bye.method(), bye.header("Reason")), ("BYE", "Q.850;cause=16"))
-        self.assertTrue(self.call.bot.ended)
+        self.assertTrue(self.call.bot.call.ended)
 
     def test_one_that_failed_says_so_to_the_trunk(self):
         self.answered()
-        self.assertEqual(self.do("finish", 500, "why")[0].header("Reason"), "Q.850;cause=41")
+        self.assertEqual(self.do("hang_up", 500, "why")[0].header("Reason"), "Q.850;cause=41")
 
     def test_an_answer_that_cannot_be_read_ends_the_call(self):
         call = self.invite(body=b"")
@@ -234,12 +239,12 @@ class Answered(BotCase):
         with self.assertLogs("siprtp.calls", "WARNING"):
             bye = self.trunk.say("ACK", to_tag=call.local_tag,
                                  body=OFFER.replace(b" 8 0 ", b" 08 "))
-        self.assertEqual((bye[0].header("Reason"), call.bot.ended), ("Q.850;cause=47", True))
+        self.assertEqual((bye[0].header("Reason"), call.bot.call.ended), ("Q.850;cause=47", True))
 
     def test_a_bye_ends_it(self):
         self.answered()
         self.assertEqual(statuses(self.say("BYE", 2)), [200])
-        self.assertEqual((self.call.bot.ended, self.do("finish", 480, "why")), (True, []))
+        self.assertEqual((self.call.bot.call.ended, self.do("hang_up", 480, "why")), (True, []))
 
     def test_a_key_reaches_the_bot_once_however_often_it_is_told(self):
         call = self.answered()
@@ -248,7 +253,7 @@ class Answered(BotCase):
                  headers=["Content-Type: application/dtmf-relay"])
         self.say("NOTIFY", 3, body=b"\x07\0\7\xd0", headers=["Event: telephone-event"])
         self.server.run_due()
-        self.assertEqual([call.bot.digits(1) for _ in "12"], ["5", "7"])
+        self.assertEqual([call.bot.call.digits(1) for _ in "12"], ["5", "7"])
 
     def test_the_echo_without_bot_takes_keys_all_the_same(self):
         trunk = Trunk()
@@ -299,7 +304,7 @@ class Transfer(BotCase):
 
     def test_what_the_other_side_says_of_it_is_logged_escaped(self):
         refer = self.refer()
-        with self.assertLogs("siprtp.calls", "INFO") as logged:
+        with self.assertLogs("siprtp.bot_actions", "INFO") as logged:
             self.reply(refer, "603 \x1b[2J\x7f\rINFO calls: all is well")
         self.assertIn("603 '\\x1b[2J\\x7f\\rINFO", logged.records[0].getMessage())
 

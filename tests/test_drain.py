@@ -112,7 +112,7 @@ class Ringing(BotCase):
         self.assertEqual(statuses(self.do("ring") + self.do("accept")), [180, 200])
         self.trunk.say("ACK", to_tag=call.local_tag)
         self.assertEqual((call.state, self.server.running), ("confirmed", True))
-        self.do("finish", 480, "its bot returned")
+        self.do("hang_up", 480, "its bot returned")
         self.assertEqual(self.trunk.last().method(), "BYE")
 
     def test_who_gives_up_is_the_last_call(self):

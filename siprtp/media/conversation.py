@@ -295,7 +295,7 @@ class Conversation:
             self._fresh = len(self.keys) > 0
             return key
 
-    def forget(self):
+    def discard(self):
         """Drop what was heard and not asked for."""
         with self.lock:
             self._heard.clear()
