@@ -1,8 +1,8 @@
-"""How evenly bots speak: `python bench/bots.py` lets many play a file at once, on one core.
+"""Measure how evenly bots send: `python bench/bots.py` runs many bots at once, on one core.
 
-It starts the server on the first core this process may use, calls it from the second, and prints
-the gaps between the packets of each call as the kernel saw them come. With --loss and --jitter
-what the callers send is as bad as that. Linux; loopback only; ends within a minute.
+It starts the server on the first core this process may use, calls it from the last, and prints
+the gaps between the packets of each call, by the kernel's receive timestamps. --loss and --jitter
+worsen what the callers send. Needs Linux; uses the loopback only; takes less than a minute.
 """
 
 import argparse
@@ -25,24 +25,24 @@ from siprtp.media import codec  # noqa: E402
 from siprtp.media.session import SO_TIMESTAMP, arrival_of  # noqa: E402
 
 HERE, SERVER = "127.0.0.2", "127.0.0.1"
-SECOND = struct.pack("<8000h", *(300 * (n % 40 - 20) for n in range(8000)))  # of a saw
+SECOND = struct.pack("<8000h", *(300 * (n % 40 - 20) for n in range(8000)))  # a saw
 
 
 def play(call):
-    """The bot: say a file of TALK seconds, and hang up."""
+    """Play audio of TALK seconds, then hang up: a bot."""
     call.answer()
     call.say(SECOND * int(os.environ["TALK"]))
 
 
 def listen(call):
-    """The bot that listens as well: it cuts utterances until the caller hangs up."""
+    """Say each utterance back until the caller hangs up: a bot that listens as well."""
     call.answer()
     for utterance in call.utterances():
         call.say(utterance.pcm)
 
 
 class Callers:
-    """All the callers: one socket for SIP, one for RTP, told apart by the server's ports."""
+    """All callers, on one SIP and one RTP socket; the server's RTP port tells the calls apart."""
 
     def __init__(self, port):
         self.sip, self.rtp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in "12")
@@ -77,7 +77,7 @@ class Callers:
         self.seen[self.ports[-1]] = []
 
     def run(self, seconds, loss, jitter):
-        """Send 50 packets/s a call and take what comes, for so many seconds."""
+        """Send 50 packets/s per call and receive for the given seconds. loss: 0 to 1; jitter: s."""
         self.sip.setblocking(False)
         voice = codec.encode_pcma(struct.pack("<160h", *(8 * (n % 7) for n in range(160))))
         begun, line, tick = time.monotonic(), [], 0
@@ -118,10 +118,10 @@ class Callers:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--calls", type=int, default=100)
-    parser.add_argument("--seconds", type=int, default=10, help="of the file played")
+    parser.add_argument("--seconds", type=int, default=10, help="of audio that the bots play")
     parser.add_argument("--bot", default="play", choices=["play", "listen"])
-    parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets coming in")
-    parser.add_argument("--jitter", type=float, default=0.0, help="ms, of the packets coming in")
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of the callers' packets")
+    parser.add_argument("--jitter", type=float, default=0.0, help="ms, added by the callers")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     server = subprocess.Popen(
@@ -145,7 +145,7 @@ def main():
 
 
 def find_port(pid, seconds=10):
-    """Return the UDP port of a process that binds one, as /proc tells."""
+    """Return the UDP port that a process has bound, by /proc; wait for it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.05)

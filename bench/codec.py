@@ -1,8 +1,8 @@
-"""Measure codec.py and g722.py: what a call's sound costs, in microseconds and shares of a core.
+"""Measure what codecs and resampling cost, in microseconds per frame and percent of a core.
 
     python bench/codec.py
 
-Each frame's best of several runs, for whatever else the machine does makes a run slower.
+Each frame counts with its fastest of several runs: other processes only make a run slower.
 """
 
 import math
@@ -20,7 +20,7 @@ RATES = (16000, 22050, 24000, 48000)  # Hz, to and from 8000
 
 
 def speech(rate):
-    """Return 1 s of PCM in frames of 20 ms: three tones that swell 5 times, and some noise."""
+    """Return 1 s of PCM in 20 ms frames: three tones that swell five times, and some noise."""
     rng, size, samples = random.Random(1), rate // 50, []
     for t in (i / rate for i in range(50 * size)):
         tones = sum(math.sin(2 * math.pi * hz * t) for hz in (150, 450, 1500))
@@ -29,7 +29,7 @@ def speech(rate):
 
 
 def seconds(make, frames):
-    """Return what the frames take a function made anew for each run, each frame at best."""
+    """Return the seconds for all frames, each at its fastest; make() gives each run's function."""
     best = [math.inf] * len(frames)
     for _ in range(RUNS):
         function = make()
@@ -41,12 +41,12 @@ def seconds(make, frames):
 
 
 def report(what, taken):
-    """taken: seconds for a second of sound."""
+    """Print one line. taken: seconds of CPU for one second of audio."""
     print(f"{what:24}{taken / 50 * 1e6:9.1f} us a frame {taken * 100:8.3f} % of a core")
 
 
 def main():
-    """Print a line for each way of each codec and each change of rate."""
+    """Print one line per codec and direction, and one per change of rate."""
     print("Python", sys.version.split()[0])
     for name, row in codec.CODECS.items():
         frames, encode = speech(row.sample_rate), row.encoder()

@@ -1,16 +1,21 @@
-"""What floods do to calls that are up: `python bench/flood.py` floods a server, and looks after.
+"""Measure what floods do to calls in progress: `python bench/flood.py` floods a server.
 
     python bench/flood.py --seconds 60                  eight floods, 20,000 datagrams/s each
     python bench/flood.py --kinds INVITE --sources 1000 --rate 5000
 
-A flood is of INVITEs, OPTIONS, BYEs or garbage, from one source and from many (addresses and ports
-of 127.0.0.0/8). Meanwhile a trunk has calls up (bench/load.c, 50 packets/s each) and asks for
-OPTIONS every second, each resent as RFC 3261 17.1.2.2 has it. A row tells what of the calls' audio
-was lost, how many OPTIONS were answered (at once: without a resend), how many octets the flood got
-back for each of its own, and what the server holds before and after, when all timers have run out.
-The server runs on the first core, all else on the last. Settings are taken from the environment.
-Exit status 1 if a call failed, 0.1 % of the audio was lost, OPTIONS were not answered, more than
-three octets came back for one, or something was not given back. Linux with gcc; loopback only.
+A flood sends INVITEs, OPTIONS, BYEs or garbage, from one source and from many (addresses and ports
+of 127.0.0.0/8). Meanwhile a trunk has calls in progress (bench/load.c, 50 packets/s each) and sends
+OPTIONS every second, retransmitted by RFC 3261 17.1.2.2. Each row of the result shows
+
+    how many of the calls' audio packets were lost
+    how many OPTIONS were answered, and how many of them without a retransmission ("at once")
+    how many bytes the flood got back for each byte it sent
+    what the server holds before the flood, and after it, when all timers have run out
+
+The server runs on the first core, all else on the last; it takes its settings from the environment.
+The exit status is 1 if a call failed, more than 0.1 % of the audio was lost, an OPTIONS was not
+answered, more than three bytes came back for one, or something was not released. Needs Linux and
+gcc; uses the loopback only.
 """
 
 import argparse
@@ -37,12 +42,12 @@ SDP = ("v=0\r\no=- 1 1 IN IP4 {0}\r\ns=-\r\nc=IN IP4 {0}\r\nt=0 0\r\n"
 ROW = ("| {} | {} | {rate:.0f} | {lost} of {sent} | {k.answered} of {k.asked}, {k.at_once} "
        "| {back:.2f} | {cpu:.0f} % | {before.memory}, {busy.memory}, {after.memory} | {} |")
 KINDS = ("INVITE", "OPTIONS", "BYE", "garbage")
-TIMERS = 70  # seconds until a call nobody stands behind has ended: twice 64*T1, and a little
+TIMERS = 70  # seconds until a call without an ACK has ended: twice 64*T1, and a little
 T1, T2, TIMEOUT = 0.5, 4.0, 32.0
 
 
 def message(method, number, here):
-    """Return a request as bytes, unlike all others."""
+    """Return a new request as bytes. number: makes it unique; here: (ip, port) of its sender."""
     body = SDP.format(here[0]) if method == "INVITE" else ""
     tag = ";tag=0123456789abcdef" if method == "BYE" else ""
     return (f"{method} sip:1000@{run.ADDRESS} SIP/2.0\r\n"
@@ -55,7 +60,7 @@ def message(method, number, here):
 
 
 class Flood:
-    """Datagrams of a kind from so many sources, and what comes back."""
+    """Sends datagrams of one kind from many sources, and counts the bytes both ways."""
 
     def __init__(self, kind, sources, rate):
         self.kind, self.rate, self.socks, self.poll = kind, rate, [], select.epoll()
@@ -96,7 +101,7 @@ class Flood:
 
 
 class Keepalive:
-    """A trunk's OPTIONS, one a second."""
+    """Sends a trunk's OPTIONS, one per second, and counts the answers."""
 
     def __init__(self):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -130,7 +135,7 @@ class Keepalive:
 
 
 def drive(flood, seconds, load, cores, options, server):
-    """Make a flood of so many seconds while the calls of load are up; return a row's figures."""
+    """Run a flood for the given seconds beside the calls of `load`; return a row's figures."""
     keepalive, result = Keepalive(), None
     before = run.Sample(server.pid, server.pid)
     command = load + ["-t", str(seconds + 2)]
@@ -160,7 +165,7 @@ def drive(flood, seconds, load, cores, options, server):
 
 
 def faults(row):
-    """Return what a flood did, as texts."""
+    """Return the harm that a flood did, as texts."""
     keepalive, before, after = row["keepalive"], row["before"], row["after"]
     return [text for wrong, text in (
         (row["failed"], f"{row['failed']} calls of the trunk failed"),
@@ -176,9 +181,9 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--sources", type=int, nargs="+", default=[1, 1000])
-    parser.add_argument("--rate", type=int, default=20000, help="datagrams a second")
+    parser.add_argument("--rate", type=int, default=20000, help="datagrams per second")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--calls", type=int, default=50, help="of the trunk, that are up")
+    parser.add_argument("--calls", type=int, default=50, help="the trunk's calls in progress")
     options = parser.parse_args()
     options.realtime, wrong = False, []  # for run.running
     cores = sorted(os.sched_getaffinity(0))
@@ -195,7 +200,7 @@ def main():
                                   preexec_fn=lambda: os.sched_setaffinity(0, cores[:1]))
         try:
             run.wait_for(server)
-            for kind in ["none", *options.kinds]:  # the first for what calls take anyhow
+            for kind in ["none", *options.kinds]:  # without a flood, for comparison
                 for sources in options.sources if kind != "none" else [1]:
                     lines = pathlib.Path(log.name).read_text().count("\n")
                     flood = Flood(kind, sources, options.rate if kind != "none" else 0)

@@ -1,17 +1,18 @@
-"""What calls cost: `python bench/run.py` calls the server, then a minimal C echo, and compares.
+"""Measure what calls cost: `python bench/run.py` compares the server with a minimal C echo.
 
-    python bench/run.py --calls 500 1000 2000 --runs 5    calls up at once, 50 packets/s each
-    python bench/run.py --short 300 --seconds 30 --up 1000   short calls a second, beside 1000
-    python bench/run.py --hold 5000                       calls up that are silent: what each takes
+    python bench/run.py --calls 500 1000 2000 --runs 5       calls at once, 50 packets/s each
+    python bench/run.py --short 300 --seconds 30 --up 1000   300 short calls/s beside 1000 others
+    python bench/run.py --hold 5000                          silent calls: what each one takes
     python bench/run.py --short 5 --seconds 1800 --up 195 --every 60 --alone     half an hour
 
 Server and echo run on the first core this process may use, the generator (bench/load.c) on the
-last. A figure is the median of the runs and, in parentheses, the least and the most. The last five
-rows tell how much the machine was disturbed: where a run had to wait for a core, or the generator
-was late, its tail is not the server's alone. (Threads of one process also wait for each other.)
-Memory is what the process has of its own; what the kernel has is the whole machine's change.
-Settings of the server are taken from the environment, a BOT too. Linux with gcc; loopback only.
-Exit status 1 if a call was not established or a packet was lost.
+last. Each figure is the median of the runs, with the least and the most in parentheses. The last
+five rows, and "ready but without a core", show how much the machine was disturbed: if a run had to
+wait for a core, or the generator was late, the longest times are not the server's alone. (Threads
+of one process also wait for each other.) "Memory" is the process's own; "kernel's memory" is the
+change in the whole machine. The server takes its settings from the environment, including BOT.
+Needs Linux and gcc; uses the loopback only. The exit status is 1 if a call was not established or a
+packet was lost.
 """
 
 import argparse
@@ -30,16 +31,16 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-# an address of our own: no port on it is anybody else's
+# an address that no other process uses, so that all its ports are free
 ADDRESS = f"127.{64 + os.getpid() // 256 % 128}.{os.getpid() % 256}.1"
 PORT = 5060
 PING = (f"OPTIONS sip:{ADDRESS} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:9;branch=z9hG4bKping;rport"
         f"\r\nFrom: <sip:ping@x>;tag=1\r\nTo: <sip:{ADDRESS}>\r\nCall-ID: ping\r\n"
         "CSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n").encode()
 TICK = os.sysconf("SC_CLK_TCK")  # of /proc/PID/stat, per second
-GRACE = 200  # seconds a run may last beyond what it was asked for: calls nobody answers
+GRACE = 200  # seconds that a run may take beyond --seconds: calls may get no answer
 REALTIME = 10  # priority
-ROWS = [  # name, key, form, whether the ratio says anything
+ROWS = [  # name, key, format, whether a ratio makes sense
     ("calls established", "up", "{:.0f}", False),
     ("calls failed", "failed", "{:.0f}", False),
     ("SIP retransmissions", "again", "{:.0f}", False),
@@ -70,7 +71,7 @@ ROWS = [  # name, key, form, whether the ratio says anything
     ("generator without a core, %", "held_up", "{:.1f}", False),
     ("stolen by the hypervisor, %", "stolen", "{:.1f}", False),
 ]
-HIDDEN = {  # what says nothing there
+HIDDEN = {  # mode: keys that mean nothing in it
     "calls": {"bye_p50", "bye_p99", "bye_max", "cpu_short", "kernel"},
     "short": {"cpu_calls", "waited", "memory", "kernel", "sockets", "threads"},
     "hold": {"bye_p50", "bye_p99", "bye_max", "sent", "lost", "bad", "cpu_calls", "cpu_short",
@@ -79,11 +80,11 @@ HIDDEN = {  # what says nothing there
 
 
 class Failed(Exception):
-    """A run that can't be made."""
+    """A run cannot be made; the text says why."""
 
 
 def read(path):
-    """Return a file of /proc; empty where there is none, or its process has ended."""
+    """Return the text of a file in /proc, or "" if its process has ended."""
     try:
         return pathlib.Path(path).read_text()
     except OSError:
@@ -91,29 +92,29 @@ def read(path):
 
 
 def field(text, name):
-    """Return the number of a "Name:   123 kB" line, 0 where there is none."""
+    """Return the number in a "Name:   123 kB" line, 0 if there is none."""
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(name + ":"))
 
 
 def waited(pid):
-    """Return the seconds that the threads of a process were ready but had no core."""
+    """Return how many seconds the threads of a process were ready but had no core."""
     times = (read(f"/proc/{pid}/task/{task}/schedstat").split()
              for task in os.listdir(f"/proc/{pid}/task"))
     return sum(int(words[1]) for words in times if words) / 1e9
 
 
 class Sample:
-    """What the server has used up to now, and holds; and how the generator fared."""
+    """What the server has used so far and holds now, and how often the generator had to wait."""
 
     def __init__(self, pid, generator):
-        self.at = time.monotonic()  # seconds, as the following
+        self.at = time.monotonic()  # seconds, as the next three
         self.cpu = sum(map(int, read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:13])) / TICK
         self.waited, self.held_up = waited(pid), waited(generator)
         self.threads, self.sockets = len(os.listdir(f"/proc/{pid}/task")), 0
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 self.sockets += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
-        # of the process alone; libraries count as more or less as others come and go
+        # anonymous pages only: the share of libraries changes with the other processes
         self.memory = field(read(f"/proc/{pid}/smaps_rollup"), "Anonymous")  # kB
         self.stolen = int(read("/proc/stat").split()[8]) / TICK  # by other virtual machines
         whole = read("/proc/meminfo")
@@ -121,7 +122,7 @@ class Sample:
 
 
 def build(folder):
-    """Compile the generator and the C echo; return their paths."""
+    """Compile the generator and the C echo; return their paths. Raises Failed."""
     for name in ("load", "echo"):
         try:
             subprocess.run(["gcc", "-O2", "-o", f"{folder}/{name}", str(HERE / f"{name}.c")],
@@ -135,7 +136,7 @@ def build(folder):
 
 @contextlib.contextmanager
 def running(command, cores, options, **keywords):
-    """Run a command on these cores, with its stderr in a file; kill it at the end."""
+    """Run a command on these cores; at the end stop it, and print the start of its stderr."""
     def prepare():
         os.sched_setaffinity(0, cores)
         if options.realtime:
@@ -162,7 +163,7 @@ def running(command, cores, options, **keywords):
 
 
 def wait_for(process):
-    """Wait until the process answers OPTIONS."""
+    """Wait until the process answers OPTIONS. Raises Failed."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.2)
         sock.connect((ADDRESS, PORT))
@@ -172,7 +173,7 @@ def wait_for(process):
                 return sock.recv(4096)
             except socket.timeout:
                 pass
-            except OSError:  # nobody there yet
+            except OSError:  # the port is not bound yet
                 time.sleep(0.1)
             if process.poll() is not None:
                 break
@@ -180,7 +181,7 @@ def wait_for(process):
 
 
 def watch(pid, every, ended):
-    """Say what a process holds, now, every so many seconds (0: never) and when `ended` is set."""
+    """Print what a process holds: now, every few seconds (0: never), and when `ended` is set."""
     begun = time.monotonic()
     while every:
         now = Sample(pid, pid)
@@ -192,7 +193,7 @@ def watch(pid, every, ended):
 
 
 def measure(command, load, cores, options):
-    """Return the figures of one run as a dict; command: the server or the echo."""
+    """Return the figures of one run as a dict. command: starts the server or the echo."""
     env = dict({"LOG_LEVEL": "warning", "DRAIN_SECONDS": "0"}, **os.environ)
     env.update(BIND_IP=ADDRESS, SIP_PORT=str(PORT))
     with running(command, cores if options.unpinned else cores[:1], options, env=env) as server:
@@ -219,7 +220,7 @@ def measure(command, load, cores, options):
 
 
 def figures(run, samples, options):
-    """Return what the generator counted and what the server used; samples: idle, begin, end."""
+    """Return the generator's counts and the server's use. samples: idle, begin, end."""
     idle, begin, end = samples
     calls, seconds, cpu = run["held"] or 1, end.at - begin.at, end.cpu - begin.cpu
     run.update(bad=run["wrong"] + run["twice"], again=run["resends"] + run["repeats"],
@@ -256,7 +257,7 @@ def show(runs, mode):
 
 
 def faults(name, run):
-    """Return what went wrong in a run, as lines."""
+    """Return what went wrong in a run, as a list of lines."""
     wrong = [(run["failed"], f"{run['failed']} of {run['started']} calls failed"
               + (f", the last by {run['refusal']}" if run["refusal"] else "")),
              (run["lost"], f"{run['lost']} of {run['sent']} packets lost, in {run['lossy']} calls"),
@@ -265,7 +266,7 @@ def faults(name, run):
 
 
 def compare(title, load, servers, cores, options):
-    """Make the runs, print their table; return what went wrong."""
+    """Make the runs and print their table; return what went wrong, as a list of lines."""
     print(f"{title}: {options.runs} x {options.seconds:g} s, "
           f"{'not pinned' if options.unpinned else f'on core {cores[0]}'}"
           f"{', real-time priority' if options.realtime else ''}, generator on core {cores[-1]}; "
@@ -284,19 +285,20 @@ def compare(title, load, servers, cores, options):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, nargs="+", default=[500], help="up at once")
-    parser.add_argument("--short", type=int, default=0, help="calls of 1 s to begin every second")
-    parser.add_argument("--up", type=int, default=0, help="calls up beside the short ones")
-    parser.add_argument("--hold", type=int, nargs="+", help="calls up without sound")
-    parser.add_argument("--rate", type=int, default=100, help="calls a second until all are up")
-    parser.add_argument("--seconds", type=float, default=10, help="to measure")
+    parser.add_argument("--calls", type=int, nargs="+", default=[500], help="calls at once")
+    parser.add_argument("--short", type=int, default=0, help="calls of 1 s begun each second")
+    parser.add_argument("--up", type=int, default=0, help="calls in progress beside the short ones")
+    parser.add_argument("--hold", type=int, nargs="+", help="silent calls at once")
+    parser.add_argument("--rate", type=int, default=100, help="calls per second during set-up")
+    parser.add_argument("--seconds", type=float, default=10, help="length of a run")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--every", type=float, default=0, help="seconds: say what is held")
+    parser.add_argument("--every", type=float, default=0,
+                        help="seconds between lines with memory, threads and sockets; 0: none")
     parser.add_argument("--alone", action="store_true", help="without the C echo")
     parser.add_argument("--unpinned", action="store_true", help="server and echo on all cores")
     parser.add_argument("--realtime", action="store_true",
-                        help="let no other process take a core from the three; root only")
-    parser.add_argument("--python", default=sys.executable, help="that runs the server")
+                        help="real-time priority for server, echo and generator; root only")
+    parser.add_argument("--python", default=sys.executable, help="the Python that runs the server")
     options = parser.parse_args()
     options.mode = "hold" if options.hold else "short" if options.short else "calls"
     if options.realtime and os.geteuid():
@@ -305,7 +307,7 @@ def parse():
 
 
 def on_term(number, frame):
-    """End as at Ctrl-C, once: what we started is stopped on the way out."""
+    """Exit as at Ctrl-C, so that the processes we started are stopped on the way out."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 

@@ -1,21 +1,22 @@
-"""Measure vad.py: how well it tells voice from noise, and where it cuts.
+"""Measure vad.py: how well it tells voice from noise, and where it cuts utterances.
 
-    python bench/vad.py             the voices and phrases kept for the test
+    python bench/vad.py             voices and phrases that are kept for the test
     python bench/vad.py --tuning    those that vad.py was tuned with
 
-Speaks phrases with espeak-ng and mixes them with noises of sox, all in the telephone's band and
-A-law coded, -25 dBFS where nothing else is said. Every run makes the same. Takes half a minute.
+espeak-ng speaks the phrases and sox makes the noises; all audio is limited to the telephone's band
+and coded in A-law, at -25 dBFS unless a row says otherwise. All runs give the same figures (but for
+the cost of hear()). A run takes half a minute.
 
-    hit %     of the frames with speech (down to 25 dB below the caller's mean) are called voice
-    false %   of the frames between the phrases are called voice, the hangover included
-    cut       phrases that are one utterance, with nothing of another in it
-    missed    phrases of which nothing was heard
-    extra     utterances without a phrase, in a minute of pauses
-    lost      ms of a phrase that its utterance lacks, at both ends, on average
-    end       ms from the end of a phrase to its utterance, median
+    hit %     share of the frames with speech (down to 25 dB below the caller's mean) called voice
+    false %   share of the frames between the phrases called voice, hangover included
+    cut       phrases that became exactly one utterance, with no part of another phrase in it
+    missed    phrases that are in no utterance
+    extra     utterances without a phrase, per minute of pauses
+    lost      ms of a phrase missing from its utterance, both ends together, mean
+    end       ms from the end of a phrase until its utterance is delivered, median
     barge     ms from the first speech to the end of the second loud frame in a row, median
     heard     phrases that have two loud frames in a row
-    alarms    two loud frames in a row without speech, in a minute of pauses
+    alarms    two loud frames in a row without speech, per minute of pauses
 """
 
 import array
@@ -36,7 +37,7 @@ from siprtp.media.vad import FRAME_MS, UtteranceCutter, VoiceDetector
 
 FRAME = 160  # samples, of 20 ms
 RAW = ["-t", "raw", "-r", "8000", "-e", "signed", "-b", "16", "-c", "1", "-L"]
-BAND = ["sinc", "-n", "255", "200-3400"]  # Hz, what a telephone lets through
+BAND = ["sinc", "-n", "255", "200-3400"]  # Hz, the telephone's band
 NOISES = "white", "pink", "brown"
 NOISE_SECONDS = 120
 SPEECH = 0.056  # of the RMS of a caller's speech: frames 25 dB below it are pauses
@@ -78,7 +79,7 @@ TEST = (
 
 
 def run(*command, data=b""):
-    """Return what a program writes, given data."""
+    """Return the output of a program. data: its input."""
     return subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           check=True).stdout
 
@@ -96,7 +97,7 @@ def speak(voice, speed, phrase):
 
 
 def make_noise(colour):
-    """Return a noise of RMS 1, in the telephone's band."""
+    """Return NOISE_SECONDS of noise with an RMS of 1, in the telephone's band."""
     pcm = run("sox", "-R", "-D", "-n", *RAW, "-", "synth", str(NOISE_SECONDS), colour + "noise",
               "gain", "-6", *BAND, "gain", "-n", "-3")
     return scaled(samples(pcm), 1)
@@ -116,7 +117,7 @@ def dbfs(level):
 
 
 def loudness():
-    """Return the loudness of each 16-bit sample x after A-law (ITU-T G.711), at [x]."""
+    """Return a table: [x] is the loudness of the 16-bit sample x after A-law (ITU-T G.711)."""
     table = []
     for x in [*range(32768), *range(-32768, 0)]:
         step = 2 ** max(4, (x if x >= 0 else ~x).bit_length() - 5)
@@ -128,15 +129,15 @@ LOUDNESS = loudness()
 
 
 class Call(NamedTuple):
-    """What comes in of one call."""
+    """What the server receives in one call."""
 
-    levels: list  # one a frame
+    levels: list  # one per frame
     spans: list  # (first frame, frame after the last) of each phrase
     speech: set  # frames with speech
 
 
 class Caller:
-    """The phrases of one voice, as spoken."""
+    """One voice and the phrases it speaks."""
 
     def __init__(self, voice, speed, phrases):
         self.voice, self.phrases = voice, []  # lists of frames, from the first loud to the last
@@ -149,7 +150,7 @@ class Caller:
         self.active = math.sqrt(statistics.mean(powers))  # RMS while it speaks
 
     def alone(self):
-        """Yield a caller for each phrase, who says it at once and nothing else."""
+        """Yield one Caller per phrase, who speaks only that."""
         for number, phrase in enumerate(self.phrases):
             one = copy.copy(self)
             one.voice, one.phrases = f"{self.voice} {number}", [phrase]
@@ -157,9 +158,10 @@ class Caller:
 
     def call(self, noise, snr=20, level=-25, offset=0, pauses=(50, 140), lead=(2, 50),
              dtx=False):
-        """Return a Call; noise None for a clean one.
+        """Return a Call; without noise if that is None.
 
-        snr in dB, level in dBFS, pauses and lead in frames. dtx: digital silence in the pauses.
+        snr: dB. level: dBFS. offset: added to each sample. pauses, lead: (least, most) frames
+        between and before the phrases. dtx: digital silence in the pauses.
         """
         rng = random.Random(self.voice)
         spans, speech, values = [], set(), [0] * FRAME * rng.randrange(*lead)
@@ -204,7 +206,7 @@ def listen(call):
 
 
 class Score:
-    """What of some calls was heard right."""
+    """Counts what the detector got right and wrong in some calls."""
 
     def __init__(self, calls):
         self.speech = self.hits = self.pauses = self.alarms = 0  # frames
@@ -252,13 +254,13 @@ class Score:
 
 
 def overlap(span, utterance, verdicts):
-    # what is kept before and after the voice is no claim that it is voice
+    # an utterance includes some frames before and after the voice: only frames called voice count
     first, last = (round(second * 1000 / FRAME_MS) for second in (utterance.start, utterance.end))
     return any(verdicts[max(span[0], first):min(span[1], last)])
 
 
 def noisy(noise, *parts):
-    """Return a Call without speech: parts are (seconds, dBFS)."""
+    """Return a Call without speech. parts: (seconds, dBFS) of each."""
     values, at = [], 0
     for seconds, level in parts:
         loud, count = dbfs(level), seconds * 8000
@@ -268,7 +270,7 @@ def noisy(noise, *parts):
 
 
 def scenes(callers, noises):
-    """Yield (name, calls) of each row."""
+    """Yield (name, calls) for each row of the table."""
     yield "clean", [caller.call(None) for caller in callers]
     for snr in (20, 15, 10, 5):
         for colour, noise in noises.items():
@@ -283,7 +285,7 @@ def scenes(callers, noises):
         yield name, [caller.call(noise, 15, **options) for caller in callers]
     yield "word at once, pink 20 dB", [one.call(pink, 20, lead=(0, 1))
                                        for caller in callers for one in caller.alone()]
-    # here a phrase is no utterance: it shows what of a long speech is taken for noise
+    # phrases run together here: the row shows how much of a long speech is taken for noise
     yield "no pauses, pink 15 dB", [caller.call(pink, 15, pauses=(4, 12)) for caller in callers]
     for level in (-35, -50):
         for colour, noise in noises.items():
@@ -291,7 +293,7 @@ def scenes(callers, noises):
 
 
 def changes(noises):
-    """Yield (name, seconds) for which what is no voice is taken for it when it comes."""
+    """Yield (name, seconds): for how long a sudden noise or tone is taken for voice."""
     for colour, noise in noises.items():
         call = noisy(noise, (20, -50), (20, -35))
         yield f"{colour} rises by 15 dB", sum(listen(call)[0]) * FRAME_MS / 1000
@@ -300,7 +302,7 @@ def changes(noises):
 
 
 def cost(levels):
-    """Return the microseconds of a hear()."""
+    """Return how many microseconds one hear() takes."""
     detector, began = VoiceDetector(), time.perf_counter()
     for level in levels:
         detector.hear(level)
