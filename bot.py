@@ -18,22 +18,27 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
+from typing import Iterable, Iterator, NamedTuple, Optional, Union
 
 from siprtp.config import ConfigError
-from siprtp.media import codec
+from siprtp.media.codec import Resampler, resample
 from siprtp.media.conversation import Conversation
 from siprtp.media.recorder import Recorder
-from siprtp.media.vad import UtteranceCutter
+from siprtp.media.vad import Utterance, UtteranceCutter
 from siprtp.media.wav import wav
 
-__all__ = ["Call", "CallEnded", "TransferError", "echo", "wav"]
+__all__ = ["Call", "CallEnded", "Digits", "Resampler", "Said", "Statistics", "TransferError",
+           "echo", "resample", "wav"]
 
 log = logging.getLogger(__name__)
+
+Sound = Union[bytes, bytearray, memoryview, Iterable[bytes]]  # PCM, or chunks of it
 
 URI = re.compile(r"(sips?|tel):[^\s<>\"\x00-\x1f\x7f]+")
 DISK_SECONDS = 5.0  # how long a recording that is ended is waited for
 SLICE = 0.2  # seconds of PCM taken at a time
+TERMINATOR_SECONDS = 2.0  # how long after digits(count) a "#" still belongs to its entry
 
 
 class CallEnded(BaseException):
@@ -46,9 +51,52 @@ class CallEnded(BaseException):
 class TransferError(Exception):
     """The other side did not transfer the call, which goes on. status: of SIP; reason: its text."""
 
-    def __init__(self, status, reason):
+    def __init__(self, status: int, reason: str):
         super().__init__(f"{status} {reason}".strip())
         self.status, self.reason = status, reason
+
+
+class Statistics(NamedTuple):
+    """What the RTP of a call has counted so far."""
+
+    packets_in: int
+    packets_out: int
+    lost: int  # packets from the caller
+    jitter: float  # ms, of the packets from the caller
+    round_trip: Optional[float]  # ms, from the caller's RTCP; None if it sends none
+
+
+class Digits(str):
+    """The keys that digits() read: a str that also knows what ended the entry.
+
+    terminator: the key of until that ended it, or "". timed_out: True if no key came in time.
+    """
+
+    def __new__(cls, keys: str, terminator: str = "", timed_out: bool = False):
+        digits = super().__new__(cls, keys)
+        digits.terminator, digits.timed_out = terminator, timed_out
+        return digits
+
+
+class Said(float):
+    """The seconds that say() sent: a float that also knows what cut the speech short.
+
+    interrupted_by: "voice", "keys", or "clear" for clear(); "" if all was played.
+    """
+
+    def __new__(cls, seconds: float, interrupted_by: str = ""):
+        said = super().__new__(cls, seconds)
+        said.interrupted_by = interrupted_by
+        return said
+
+
+class CallLog(logging.LoggerAdapter):
+    """Logs with the call in front of each line."""
+
+    def log(self, level, msg, *args, **kwargs):
+        if self.isEnabledFor(level):
+            text = f"%s: {msg}" if args else "%s: %s"
+            self.logger.log(level, text, self.extra["call"], *(args or (msg,)), **kwargs)
 
 
 class Call:
@@ -68,7 +116,8 @@ class Call:
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
         self._answered, self._why = False, ""
-        self._cutter = None
+        self._cutter, self._recording = None, None
+        self.log = CallLog(logging.getLogger("bot.call"), {"call": self})
 
     def __repr__(self):
         return f"<call from {self.caller!r} to {self.called!r}>"
@@ -77,18 +126,37 @@ class Call:
         return f"call from {self.caller!r}, Call-ID {self.headers.get('Call-ID', '')[:100]!a}"
 
     @property
-    def ended(self):
+    def id(self) -> str:
+        """The Call-ID of the INVITE."""
+        return self.headers.get("Call-ID", "")
+
+    @property
+    def codec(self) -> str:
+        """The codec of the audio we send, as "PCMA"; "" until one is agreed."""
+        name = self._audio.session.flow.codec
+        return "" if name == "none" else name
+
+    @property
+    def statistics(self) -> Statistics:
+        """The Statistics up to now; after the end, of the whole call."""
+        session = self._audio.session
+        received, round_trip = session.received, session.round_trip
+        return Statistics(received.packets, session.packets_out, received.lost,
+                          received.jitter / 8, None if round_trip is None else round_trip * 1000)
+
+    @property
+    def ended(self) -> bool:
         """True once the call is over."""
         return self._audio.ended
 
     # Before the answer
 
-    def ring(self):
+    def ring(self) -> None:
         """Tell the caller that it rings (180). Does not wait."""
         self._check(answered=False)
         self._actions.ring()
 
-    def answer(self, rate=8000):
+    def answer(self, rate: int = 8000) -> None:
         """Answer (200), and return when the caller has confirmed; PCM is of this rate from now on.
 
         rate: 8000 or 16000 Hz, whatever the codec. Raises CallEnded if the caller gave up.
@@ -105,7 +173,7 @@ class Call:
                 self._record_all()
             self._check(answered=False)
 
-    def reject(self, status=603):
+    def reject(self, status: int = 603) -> None:
         """Refuse the call with a status of 400 to 699; the call is over then.
 
         Raises ValueError also for those that need headers to mean something, as 401.
@@ -120,7 +188,7 @@ class Call:
 
     # Hearing
 
-    def frames(self):
+    def frames(self) -> Iterator[bytes]:
         """Return an iterator of 20 ms of PCM each, in order, from now on until the call ends.
 
         Late frames are waited for, lost ones concealed. What comes while the bot does something
@@ -130,7 +198,8 @@ class Call:
         self._audio.discard()
         return (pcm for _, pcm, _ in iter(self._audio.hear, None))
 
-    def utterances(self, silence=0.64, timeout=None):
+    def utterances(self, silence: float = 0.64,
+                   timeout: Optional[float] = None) -> Iterator[Utterance]:
         """Return an iterator of an Utterance for each thing the caller says until the call ends.
 
         Also of what was said since the last one, during `say` for instance. silence: seconds of it
@@ -161,12 +230,14 @@ class Call:
         if rest:
             yield rest
 
-    def digits(self, count=None, timeout=5.0, until=None):
-        """Return the keys pressed: count of them, or those before a key of until.
+    def digits(self, count: Optional[int] = None, timeout: Optional[float] = 5.0,
+               until: Optional[str] = None) -> Digits:
+        """Return the keys pressed, as Digits: count of them, or those before a key of until.
 
-        until: "#" where more than one is waited for, else "": then each key counts. Less than
-        count, or "", when no key is pressed for timeout seconds (None: wait). Keys pressed before
-        are taken as well.
+        until: default "#", and "" for count=1, where each key counts. After the last of count, a
+        key of until belongs to the entry too: one that waits is its terminator, and one that
+        comes within TERMINATOR_SECONDS is dropped. Neither delays the result. timeout: seconds to
+        wait for each key, None for ever; the result may be shorter. Keys that wait come first.
         """
         self._check()
         until = ("" if count == 1 else "#") if until is None else until
@@ -174,15 +245,29 @@ class Call:
         while count is None or len(pressed) < count:
             self._wait(lambda: self._audio.keys, timeout)
             key = self._audio.next_key()
-            if not key or key in until:
-                break
+            if not key:
+                return Digits(pressed, timed_out=True)
+            if key in until:
+                return Digits(pressed, key)
             pressed += key
-        return pressed
+        return Digits(pressed, self._take_terminator(until))
+
+    def _take_terminator(self, until):
+        """Return the key of until that waits, or "": then one that follows soon is dropped."""
+        terminator = self._audio.next_key(until)
+        if until and not terminator and not self._audio.keys:
+            self._audio.drop_next_key(until, TERMINATOR_SECONDS)
+        return terminator
+
+    def clear_digits(self) -> None:
+        """Drop the keys that were pressed and not read yet."""
+        self._audio.clear_keys()
 
     # Speaking
 
-    def say(self, pcm, rate=None, barge_in=False):
-        """Play PCM; return the seconds that were sent to the caller, when all is played.
+    def say(self, pcm: Sound, rate: Optional[int] = None,
+            barge_in: Union[bool, str] = False) -> Said:
+        """Play PCM; return the seconds sent to the caller, as Said, when all is played.
 
         pcm: bytes, or an iterable of chunks of any size, each played as soon as it is there; a
         generator is closed in the end. rate: its Hz, where that is not the call's. barge_in: the
@@ -200,20 +285,20 @@ class Call:
                             f"{type(pcm).__name__}")
         chunks = without_header(chunks)
         if rate != self.rate:
-            chunks = resampled(chunks, codec.Resampler(rate, self.rate))
+            chunks = resampled(chunks, Resampler(rate, self.rate))
         try:
-            seconds = self._audio.play(chunks, barge_in)
+            said = Said(*self._audio.play(chunks, barge_in))
         finally:
             if isinstance(pcm, Generator):
                 pcm.close()
         self._check()
-        return seconds
+        return said
 
-    def clear(self):
+    def clear(self) -> None:
         """Stop what `say` plays, and drop the rest; from any thread. Does not wait."""
         self._audio.clear()
 
-    def send_digits(self, digits):
+    def send_digits(self, digits: str) -> None:
         """Send keys (0-9 * # A-D) as telephone-events; return when they are sent, 160 ms each.
 
         Raises ValueError for what is no key, or where the other side takes none.
@@ -222,16 +307,23 @@ class Call:
         self._audio.send_digits(digits)
         self._check()
 
-    def record(self, path):
-        """Write the call from now on to a stereo WAV file: the caller left, we right.
+    def record(self, path: Optional[str]) -> Optional[str]:
+        """Write the call from now on to a stereo WAV file: the caller left, the bot right.
 
-        None ends that, and waits until the file is complete. Raises OSError where it can't be
-        written; what goes wrong later is logged.
+        path: None ends the recording, waits until its file is complete and returns the file's
+        path, also after the end of the call; it returns None if nothing was recorded. Raises
+        OSError if the file cannot be created; later failures are logged.
         """
-        self._check()
-        before = self._audio.record("bot's", Recorder(path, self.rate) if path else None)
-        if before and not path:
-            before.thread.join(DISK_SECONDS)
+        if path:
+            self._check()
+            self._recording = Recorder(path, self.rate)
+            self._audio.record("bot's", self._recording)
+            return None
+        self._audio.record("bot's", None)
+        recording, self._recording = self._recording, None
+        if recording:
+            recording.thread.join(DISK_SECONDS)
+        return recording.path if recording else None
 
     def _record_all(self):
         who = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
@@ -244,11 +336,11 @@ class Call:
 
     # Ending
 
-    def hangup(self):
+    def hangup(self) -> None:
         """End the call: BYE, or 480 where it was not answered."""
         self._finish("its bot hung up")
 
-    def transfer(self, uri, timeout=60.0):
+    def transfer(self, uri: str, timeout: float = 60.0) -> None:
         """Hand the caller over to a SIP URI (REFER, RFC 3515); the call is over then.
 
         Raises TransferError where the other side refuses, can't reach it or says nothing for
@@ -356,7 +448,22 @@ def is_call_ended(error):
     return bool(inner) and all(map(is_call_ended, inner))
 
 
-def echo(call):
+def quiet_helper_threads():
+    """Log a CallEnded that ends a thread a bot started as one line (Python 3.8 and later)."""
+    before = getattr(threading, "excepthook", None)
+
+    def hook(args):
+        if is_call_ended(args.exc_value):
+            log.debug("thread %s ended with its call: %s", args.thread and args.thread.name,
+                      args.exc_value)
+        else:
+            before(args)
+
+    if before:
+        threading.excepthook = hook
+
+
+def echo(call: Call) -> None:
     """Serve a call with its own voice, as the echo without a bot does."""
     call.answer()
     call.say(call.frames())

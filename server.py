@@ -279,6 +279,7 @@ def main(function=None, argv=()):
     logging.basicConfig(level=settings.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     process.tune()
+    bot.quiet_helper_threads()
     server = SIPServer(settings, function)
     for handler in logging.getLogger().handlers:
         handler.addFilter(server.log_throttle)

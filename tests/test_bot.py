@@ -5,6 +5,7 @@ it happens in one thread, in a known order.
 """
 
 import array
+import contextlib
 import io
 import math
 import os
@@ -20,7 +21,7 @@ from unittest import mock
 
 import bot
 from siprtp import dtmf
-from siprtp.agreement import Agreement
+from siprtp.agreement import NOTHING, Agreement
 from siprtp.config import Config, ConfigError
 from siprtp.media import codec, conversation
 from siprtp.media.session import Flow
@@ -539,8 +540,51 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(until="6"), "")
 
     def test_keys_nobody_asks_for_are_kept_but_not_without_end(self):
-        self.press("1" * 10000 + "2" * conversation.KEYS)
-        self.assertEqual(self.call.digits(count=None, until="", timeout=0), "2" * conversation.KEYS)
+        self.press("1" * 10000 + "2" * conversation.MAX_KEYS)
+        self.assertEqual(self.call.digits(count=None, until="", timeout=0),
+                         "2" * conversation.MAX_KEYS)
+
+    def test_a_hash_behind_a_full_entry_belongs_to_it(self):
+        self.press("9999#12")
+        entry = self.call.digits(4)
+        self.assertEqual((entry, entry.terminator, entry.timed_out), ("9999", "#", False))
+        self.assertEqual(self.call.digits(2), "12")
+
+    def test_a_hash_that_follows_soon_interrupts_and_spoils_nothing(self):
+        self.press("9999")
+        self.assertEqual(self.call.digits(4).terminator, "")
+        self.at_tick[self.ticks + 50] = lambda: self.press("#")
+        said = self.call.say(SPEECH * 100, barge_in="keys")
+        self.assertEqual((said, said.interrupted_by), (2.0, ""))
+        self.assertEqual(self.call.digits(1, timeout=0), "")
+
+    def test_a_hash_that_comes_late_or_behind_another_key_counts(self):
+        self.press("99")
+        self.call.digits(2)
+        self.tick(101)
+        self.press("#")
+        self.assertEqual(self.call.digits(1), "#")
+        self.press("99")
+        self.call.digits(2)
+        self.press("5#")
+        self.assertEqual(self.call.digits(until=""), "5#")
+
+    def test_digits_tell_a_terminator_from_a_timeout(self):
+        self.press("12#")
+        entry = self.call.digits()
+        self.assertEqual((entry, entry.terminator, entry.timed_out), ("12", "#", False))
+        self.press("12")
+        entry = self.call.digits(timeout=1)
+        self.assertEqual((entry, entry.terminator, entry.timed_out), ("12", "", True))
+        self.press("#")
+        entry = self.call.digits()
+        self.assertEqual((entry, entry.terminator, entry.timed_out), ("", "#", False))
+
+    def test_keys_that_wait_can_be_dropped(self):
+        self.press("123")
+        self.call.clear_digits()
+        self.assertEqual(self.call.digits(1, timeout=0), "")
+        self.assertEqual(self.call.say(SPEECH, barge_in="keys"), 0.02)
 
     def test_where_one_key_is_waited_for_every_key_counts(self):
         self.press("#")
@@ -578,6 +622,89 @@ class Keys(BotCase):
         self.session.flow = flow(events=None)
         with self.assertRaises(ValueError):
             self.call.send_digits("1")
+
+
+class About(BotCase):
+    """What a call tells about itself."""
+
+    def test_it_names_its_call_id_source_and_codec(self):
+        call = bot.Call("4711", "1000", "", {"Call-ID": "c@h"}, self.session, self,
+                        Config.from_env({}), ("192.0.2.10", 5060))
+        self.assertEqual((call.id, call.source, call.codec), ("c@h", ("192.0.2.10", 5060), "PCMA"))
+        self.session.flow = Flow(NOTHING)
+        self.assertEqual(call.codec, "")
+
+    def test_its_log_names_it(self):
+        with self.assertLogs("bot.call", "INFO") as logged:
+            self.call.log.info("100 % sure")
+            self.call.log.warning("%d keys", 3)
+        start = "call from '4711', Call-ID ''"
+        self.assertEqual([record.getMessage() for record in logged.records],
+                         [f"{start}: 100 % sure", f"{start}: 3 keys"])
+
+    def test_its_public_names_are_those_of_the_documentation(self):
+        names = {name for name in dir(self.call) if not name.startswith("_")}
+        self.assertEqual(names, {
+            "answer", "called", "caller", "clear", "clear_digits", "codec", "digits", "ended",
+            "frames", "hangup", "headers", "id", "log", "name", "rate", "record", "reject", "ring",
+            "say", "send_digits", "source", "statistics", "transfer", "utterances"})
+
+    def test_what_cut_a_prompt_short_can_be_told(self):
+        for barge_in, by, cut in (
+                ("voice", "voice", lambda: self.hear(*[SPEECH] * 4)),
+                ("keys", "keys", lambda: self.service.on_key("1")),
+                (False, "clear", lambda: self.call.clear())):
+            self.make()
+            self.hear(*[QUIET] * 100)
+            self.tick(100)
+            self.at_tick[self.ticks + 5] = cut
+            said = self.call.say(SPEECH * 50, barge_in=barge_in)
+            self.assertEqual(said.interrupted_by, by)
+            self.assertLess(said, 0.5)
+
+
+class Hangup(BotCase):
+    """A hang-up leaves one ordinary line, however it reaches the bot."""
+
+    def served(self, function):
+        """Let the bot serve an ended call; return the lines of the log and what was asked."""
+        self.make()
+        self.service.on_end("the caller hung up")
+        with self.assertLogs("bot", "DEBUG") as logged:
+            self.service.run(function)
+        return logged.output, self.acts[-1][:2]
+
+    def test_in_an_exception_group_it_is_no_failure(self):
+        class Group(Exception):  # as ExceptionGroup of Python 3.11
+            def __init__(self, *exceptions):
+                super().__init__("group")
+                self.exceptions = exceptions
+
+        def group(*exceptions):
+            def function(call):
+                raise Group(*exceptions)
+            return function
+
+        ended = bot.CallEnded("x")
+        lines, act = self.served(group(ended, Group(ended)))
+        self.assertEqual((len(lines), act), (1, ("hang_up", 480)))
+        self.assertTrue(lines[0].startswith("DEBUG:"))
+        lines, act = self.served(group(ended, ValueError("a fault")))
+        self.assertEqual(act, ("hang_up", 500))
+        self.assertTrue(lines[0].startswith("ERROR:"))
+
+    @unittest.skipUnless(hasattr(threading, "excepthook"), "needs Python 3.8")
+    def test_in_a_helper_thread_it_leaves_no_traceback(self):
+        self.addCleanup(setattr, threading, "excepthook", threading.excepthook)
+        bot.quiet_helper_threads()
+        self.service.on_end("the caller hung up")
+        thread = threading.Thread(target=lambda: self.call.say(SPEECH))
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed), self.assertLogs("bot", "DEBUG") as logged:
+            thread.start()
+            thread.join()
+        self.assertEqual(printed.getvalue(), "")
+        self.assertIn("ended with its call: the caller hung up", logged.output[0])
 
 
 class Ending(BotCase):
@@ -697,6 +824,19 @@ class Recording(BotCase):
             self.tick(2)
             self.assertFalse(self.recorder.thread.is_alive())
             self.assertEqual(len(self.read(path)[0]), 640)
+
+    def test_after_the_end_record_returns_the_complete_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "call.wav")
+            self.call.record(path)
+            self.tick(2)
+            self.service.on_end("the caller hung up")
+            self.assertEqual(self.call.record(None), path)
+            with wave.open(path) as file:
+                self.assertEqual(file.getnframes(), 320)
+            self.assertIsNone(self.call.record(None))
+            with self.assertRaises(bot.CallEnded):
+                self.call.record(path)
 
     def test_one_of_the_bots_own_goes_on_beside_that_of_the_whole_call(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -43,6 +43,17 @@ class BotCase(unittest.TestCase):
         return self.trunk.say(method, cseq, to_tag=self.call.local_tag, **parts)
 
 
+class Statistics(BotCase):
+    def test_a_call_tells_its_statistics(self):
+        call = self.answered()
+        call.media.packets_out, call.media.round_trip = 50, 0.02
+        for sequence in range(1, 41):
+            call.media.received.count(7, sequence + 2 * (sequence > 20), 160 * sequence, 160, None)
+        figures = call.bot.call.statistics
+        self.assertEqual((figures.packets_in, figures.packets_out, figures.lost), (40, 50, 2))
+        self.assertEqual((figures.jitter, figures.round_trip), (0.0, 20.0))
+
+
 class BeforeTheAnswer(BotCase):
     def test_the_bot_is_told_who_calls_and_only_100_is_sent(self):
         call = self.invite(headers=["X-Queue: sales", "P-Asserted-Identity: Bob <sip:5@x>"])

@@ -8,14 +8,14 @@ import collections
 import contextlib
 import threading
 
-from siprtp.dtmf import FRAME, event_payloads
+from siprtp.dtmf import FRAME, KEYS, event_payloads
 from siprtp.media import codec
 from siprtp.media.jitter import Concealer, JitterBuffer
 from siprtp.media.vad import VoiceDetector
 
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
 KEPT = 1500  # frames heard and not asked for: 30 s
-KEYS = 500  # pressed and not asked for
+MAX_KEYS = 500  # keys not read yet that are kept
 BARGE_IN = 320  # bytes of loud payload in a row that interrupt us: 40 ms
 
 
@@ -25,6 +25,7 @@ class Speech:
     def __init__(self, barge_in):
         self.by_voice, self.by_keys = barge_in in (True, "voice"), barge_in in (True, "keys")
         self.whole = self.stopped = False
+        self.stopped_by = ""  # "voice", "keys" or "clear"
         self.sent = 0  # bytes
 
 
@@ -41,8 +42,9 @@ class Conversation:
         self.changed = threading.Condition(self.lock)  # something other than the next frame
         self.ended = self.failed = False
         self._recorders = {}  # of the whole call, and of what the bot wants
-        self.keys = collections.deque(maxlen=KEYS)  # pressed and not read yet
+        self.keys = collections.deque(maxlen=MAX_KEYS)  # pressed and not read yet
         self._fresh = False  # some of them have interrupted nothing yet
+        self._dropped = "", 0  # the keys of which the next is dropped, up to this tick
         self._more = threading.Condition(self.lock)  # the next frame was heard
         self._heard = collections.deque(maxlen=KEPT)
         self.ticks = 0
@@ -137,7 +139,7 @@ class Conversation:
         if self._loud >= BARGE_IN:
             with self.lock:
                 if self._speech.by_voice:
-                    self.clear()
+                    self.clear("voice")
 
     def _next(self, sending):
         """Return the next 20 ms of what is to be said, None for nothing."""
@@ -173,18 +175,22 @@ class Conversation:
     # the SIP thread, or any
 
     def press(self, key):
-        """Take a key the caller pressed."""
+        """Queue a key the caller pressed, and stop the speech that keys interrupt."""
         with self.lock:
+            (dropped, until), self._dropped = self._dropped, ("", 0)
+            if key in dropped and self.ticks <= until:
+                return
             self.keys.append(key)
             self._fresh = not self._speech.by_keys
             if self._speech.by_keys:
-                self.clear()
+                self.clear("keys")
             self.changed.notify_all()
 
-    def clear(self):
-        """Stop what is being said, and drop what waits to be said."""
+    def clear(self, by="clear"):
+        """Stop the speech and drop the audio that waits. by: "voice", "keys" or "clear"."""
         with self.lock:
-            self._speech.stopped = True
+            if not self._speech.stopped:
+                self._speech.stopped, self._speech.stopped_by = True, by
             self._out.clear()
             self.changed.notify_all()
 
@@ -235,12 +241,14 @@ class Conversation:
                 self.changed.notify_all()
 
     def play(self, chunks, barge_in):
-        """Say chunks of PCM; return the seconds sent, when all is sent or it was cut short."""
+        """Say chunks of PCM; return (seconds sent, what cut it short or "") when it is over."""
         with self.turn():
             with self.lock:
                 self._speech = speech = Speech(barge_in)
-                speech.stopped = ((speech.by_keys and self._fresh)
-                                  or (speech.by_voice and self._loud >= BARGE_IN))
+                if speech.by_keys and self._fresh:
+                    self.clear("keys")
+                elif speech.by_voice and self._loud >= BARGE_IN:
+                    self.clear("voice")
                 self._fresh = self._fresh and not speech.by_keys
             try:
                 for chunk in () if speech.stopped else chunks:
@@ -250,11 +258,12 @@ class Conversation:
                     speech.whole = True
                     while self._out and self._going(speech):
                         self.changed.wait()
+                    interrupted_by = speech.stopped_by
             finally:
                 with self.lock:
                     self.clear()  # of what is left when chunks raises
                     self._speech = Speech(False)
-        return speech.sent / (2 * self.rate)
+        return speech.sent / (2 * self.rate), interrupted_by
 
     def _queue(self, speech, chunk):
         """Give a chunk to the RTP thread as soon as there is room; return whether to go on."""
@@ -288,12 +297,25 @@ class Conversation:
         if self.session.flow.events is None:
             raise ValueError("telephone-event is not agreed any more")
 
-    def next_key(self):
-        """Return a key that was pressed, the first that was not read yet, "" for none."""
+    def next_key(self, among=KEYS):
+        """Take the first key not read yet and return it, if it is one of these; else ""."""
         with self.lock:
-            key = self.keys.popleft() if self.keys else ""
+            if not self.keys or self.keys[0] not in among:
+                return ""
+            key = self.keys.popleft()
             self._fresh = len(self.keys) > 0
             return key
+
+    def drop_next_key(self, among, seconds):
+        """Drop the next key if it is one of these and comes within so many seconds."""
+        with self.lock:
+            self._dropped = among, self.ticks + round(seconds * 50)
+
+    def clear_keys(self):
+        """Drop the keys not read yet."""
+        with self.lock:
+            self.keys.clear()
+            self._fresh = False
 
     def discard(self):
         """Drop what was heard and not asked for."""
