@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "rtp": f"siprtp.sip.sdp {GROUND}",
     "siprtp.media": f"siprtp.media rtp {GROUND}",
     "bot": f"siprtp.media {GROUND}",
+    "siprtp.testing": f"bot siprtp.media {GROUND}",
     "siprtp.calls": "bot siprtp.bot_actions siprtp.call_table siprtp.upkeep siprtp.sip "
                     "siprtp.media sip_message "
                     f"sip_utils {GROUND}",
