@@ -71,7 +71,7 @@ class Flood:
             self.socks.append((sock, sock.getsockname()))
             self.poll.register(sock, select.EPOLLIN)
         self.by_fd = {sock.fileno(): sock for sock, _ in self.socks}
-        self.sent = self.octets_out = self.octets_in = 0
+        self.sent = self.bytes_out = self.bytes_in = 0
 
     def send(self, count):
         for _ in range(count):
@@ -82,7 +82,7 @@ class Flood:
             else:
                 data = message(self.kind, self.sent, here)
             try:
-                self.octets_out += sock.sendto(data, SERVER)
+                self.bytes_out += sock.sendto(data, SERVER)
             except BlockingIOError:
                 self.sent -= 1
 
@@ -90,7 +90,7 @@ class Flood:
         for fd, _ in self.poll.poll(0):
             try:
                 while True:
-                    self.octets_in += len(self.by_fd[fd].recv(65535))
+                    self.bytes_in += len(self.by_fd[fd].recv(65535))
             except OSError:
                 continue
 
@@ -161,7 +161,7 @@ def drive(flood, seconds, load, cores, options, server):
     keepalive.sock.close()
     return dict(result, before=before, busy=done, after=run.Sample(server.pid, server.pid),
                 rate=flood.sent / seconds, cpu=(done.cpu - busy.cpu) / (done.at - busy.at) * 100,
-                back=flood.octets_in / (flood.octets_out or 1), keepalive=keepalive)
+                back=flood.bytes_in / (flood.bytes_out or 1), keepalive=keepalive)
 
 
 def faults(row):
@@ -171,8 +171,8 @@ def faults(row):
         (row["failed"], f"{row['failed']} calls of the trunk failed"),
         (row["lost"] > row["sent"] / 1000, f"{row['lost']} of {row['sent']} packets lost"),
         (keepalive.answered < keepalive.asked, "OPTIONS not answered"),
-        (row["back"] > 3, "more than three octets for one"),
-        (after.sockets > before.sockets, "sockets not given back"),
+        (row["back"] > 3, "more than three bytes for one"),
+        (after.sockets > before.sockets, "sockets not released"),
         (after.threads > before.threads, "threads not ended")) if wrong]
 
 
@@ -190,7 +190,7 @@ def main():
     os.sched_setaffinity(0, cores[-1:])
     env = dict({"LOG_LEVEL": "info", "DRAIN_SECONDS": "0"}, **os.environ)
     env.update(BIND_IP=run.ADDRESS, SIP_PORT=str(run.PORT))
-    print("| flood | sources | datagrams/s | audio lost | OPTIONS answered, at once | octets back "
+    print("| flood | sources | datagrams/s | audio lost | OPTIONS answered, at once | bytes back "
           "for one | CPU | memory before, in it, after, kB | log lines |\n" + "|---" * 9 + "|")
     with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "w") as log:
         load = [run.build(folder)[0], "-s", f"{run.ADDRESS}:{run.PORT}", "-l", TRUNK,
@@ -212,7 +212,7 @@ def main():
         finally:
             server.terminate()
             server.wait(10)
-    print("\n".join(wrong) or "the calls took no harm, and all was given back")
+    print("\n".join(wrong) or "the calls took no harm, and everything was released")
     return 1 if wrong else 0
 
 
