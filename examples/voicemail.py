@@ -1,8 +1,9 @@
-"""A voicemail: beeps, and records until nobody speaks for three seconds or the caller hangs up.
+"""A voicemail: beep, and record until the caller is silent for three seconds or hangs up.
 
     MAILBOX=/some/where BOT=examples.voicemail:answer python server.py
 
-Messages are WAV files named after the time and the caller.
+Messages are WAV files named after the time and the caller. The work after the call, here a line of
+the log, stands in `finally`: it is done also when the caller hangs up.
 """
 
 import os
@@ -15,10 +16,13 @@ from examples.prompts import prompt, tone
 def answer(call):
     call.answer()
     call.say(prompt("leave", "Please leave a message after the tone.") + tone(880, 0.3))
-    caller = re.sub(r"\W", "_", call.caller)[:40]  # no file name may be long
+    caller = re.sub(r"\W", "_", call.caller)[:40]  # file names have a limited length
     call.record(os.path.join(os.environ.get("MAILBOX", "."),
                              f"{time.strftime('%Y%m%d-%H%M%S')}-{caller}.wav"))
-    for _ in call.utterances(timeout=3):
-        pass
-    call.record(None)
+    try:
+        for _ in call.utterances(timeout=3):
+            pass
+    finally:
+        path = call.record(None)  # complete from here on
+        call.log.info("new message: %s", path)
     call.say(prompt("thanks", "Thank you. Good bye."))

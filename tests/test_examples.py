@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import tempfile
@@ -33,6 +34,7 @@ class FakeCall:
     """
 
     caller, rate = "4711", 8000
+    log = logging.getLogger("bot.call")
 
     def __init__(self, utterances=(), keys=(), patience=()):
         self.answered, self.asked, self.said, self.sent = False, [], [], []
