@@ -22,9 +22,9 @@ from collections.abc import Generator
 from typing import Iterable, Iterator, NamedTuple, Optional, Union
 
 from siprtp.config import ConfigError
-from siprtp.media.codec import Resampler, resample
 from siprtp.media.conversation import Conversation
 from siprtp.media.recorder import Recorder
+from siprtp.media.resample import Resampler, resample
 from siprtp.media.vad import Utterance, UtteranceCutter
 from siprtp.media.wav import wav
 

@@ -28,8 +28,7 @@ import threading
 import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from bot import resampled, wav
-from siprtp.media.codec import Resampler
+from bot import Resampler, resampled, wav
 
 log = logging.getLogger("local_ai")
 

@@ -24,6 +24,7 @@ from siprtp import dtmf
 from siprtp.agreement import NOTHING, Agreement
 from siprtp.config import Config, ConfigError
 from siprtp.media import codec, conversation
+from siprtp.media.resample import resample
 from siprtp.media.session import Flow
 
 SPEECH = array.array("h", [  # 20 ms, loud; bytes as on any machine, for the tests only
@@ -241,7 +242,7 @@ class Hearing(BotCase):
         self.hear(*[SPEECH] * 5)
         frames = self.call.frames()
         self.assertEqual({len(next(frames)) for _ in range(5)}, {640})
-        self.assertAlmostEqual(self.call.say(codec.resample(SPEECH * 50, 8000, 16000)), 1.0)
+        self.assertAlmostEqual(self.call.say(resample(SPEECH * 50, 8000, 16000)), 1.0)
         levels = [codec.loudness(codec.decode_pcma(payload)) for payload, _, _ in self.sent[-49:-1]]
         self.assertGreater(min(levels), 130)
 
@@ -371,7 +372,7 @@ class Speaking(BotCase):
 
     def test_nothing_of_what_was_said_is_left_in_a_resampler(self):
         self.make(rate=16000)
-        self.call.say(codec.resample(SPEECH * 5, 8000, 16000) + b"\x40\x1f" * 320)
+        self.call.say(resample(SPEECH * 5, 8000, 16000) + b"\x40\x1f" * 320)
         self.tick(3)
         self.call.say(bytes(640))
         self.assertEqual({payload for payload, *_ in self.sent[-3:]}, {codec.encode_pcma(QUIET)})
@@ -388,7 +389,7 @@ class Speaking(BotCase):
         self.assertEqual(self.call.say(SPEECH), 0.02)
 
     def test_another_rate_is_resampled(self):
-        pcm = codec.resample(SPEECH * 50, 8000, 24000)
+        pcm = resample(SPEECH * 50, 8000, 24000)
         for given in (pcm, (pcm[at:at + 777] for at in range(0, len(pcm), 777))):
             del self.sent[:]
             self.assertAlmostEqual(self.call.say(given, rate=24000), 1.0, delta=0.02)

@@ -9,14 +9,8 @@ import warnings
 
 from siprtp.formats import BY_NAME, DEFAULT
 from siprtp.media import codec
-from siprtp.media.codec import (
-    Resampler,
-    decode_pcma,
-    decode_pcmu,
-    encode_pcma,
-    encode_pcmu,
-    resample,
-)
+from siprtp.media.codec import decode_pcma, decode_pcmu, encode_pcma, encode_pcmu
+from siprtp.media.resample import Resampler, mix_stereo, resample, weigh_few, weigh_many
 
 try:
     with warnings.catch_warnings():
@@ -220,6 +214,28 @@ class Resampling(unittest.TestCase):
                     out += resampler.feed(pcm[at:at + size])
                     at += size
                 self.assertEqual(out + resampler.flush(), whole, (rates, most))
+
+    def test_many_at_once_are_the_same_as_one_by_one(self):
+        rng = random.Random(2)
+        for rates in (*FROM_8000, *TO_8000):
+            resampler = Resampler(*rates)
+            for loud in (300, 32767):  # overshoots are cut off in both ways
+                window = pcm_of([rng.choice((-loud, loud - 1, rng.randrange(-loud, loud)))
+                                 for _ in range(3000)])
+                spare = 3000 - 2 * resampler._reach
+                end = spare * rates[1] // rates[0]
+                for first in (0, 1, min(5, resampler._up - 1)):
+                    arguments = window, resampler._cycle, resampler._down, first, end
+                    self.assertEqual(weigh_many(*arguments), weigh_few(*arguments), rates)
+
+    def test_stereo_is_mixed_to_its_mean(self):
+        rng = random.Random(3)
+        pairs = [(-32768, -32768), (32767, 32767), (-1, 0), (0, 1), (-32768, 32767)]
+        pairs += [(rng.randrange(-32768, 32768), rng.randrange(-32768, 32768))
+                  for _ in range(1000)]
+        self.assertEqual(mix_stereo(pcm_of([sample for pair in pairs for sample in pair])),
+                         pcm_of([sum(pair) // 2 for pair in pairs]))
+        self.assertEqual(mix_stereo(b""), b"")
 
     def test_feed_holds_back_less_than_2_ms(self):
         for rates in FROM_8000 + TO_8000:

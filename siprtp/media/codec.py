@@ -1,34 +1,16 @@
-"""Encoding, decoding and resampling: one row per codec.
+"""Encode and decode: one row per codec.
 
 PCM is 16-bit signed little-endian mono throughout.
 """
 
-from functools import lru_cache
 from itertools import accumulate
-from math import ceil, gcd, log2, pi, sin
-from operator import itemgetter, mul
-from struct import error, pack, unpack
+from math import log2
+from operator import itemgetter
+from struct import unpack
 from typing import Callable, NamedTuple, Optional
 
 from siprtp.media import g722
-
-try:
-    from math import sumprod  # of Python 3.12: half the cost of a Resampler
-except ImportError:
-    def sumprod(p, q):
-        return sum(map(mul, p, q))
-
-HALF = 13  # periods of the lower rate the low-pass looks ahead and back: 1.6 ms at 8000 Hz
-BETA = 6.0  # of its Kaiser window: the edge as steep as HALF allows with 60 dB behind it
-MAX_PHASES = 1000  # of a Resampler; 441 are the most among the usual rates
-PIECE = 1 << 16  # bytes: `resample` goes by pieces, for a float takes 16 times the room
-
-
-def count_samples(pcm):
-    """Return how many samples PCM has. Raises ValueError."""
-    if len(pcm) % 2:
-        raise ValueError(f"16-bit PCM has an even number of bytes, not {len(pcm)}")
-    return len(pcm) // 2
+from siprtp.media.resample import count_samples
 
 
 class G711:
@@ -98,114 +80,3 @@ def loudness(pcm):
     """Return how loud PCM is: the mean of 16 * log2(1 + abs(x) / 8), 0..192. Raises ValueError."""
     # mu-law, for it has a zero: the least of A-law is 8, that's 16 here
     return MU_LAW.loudness(encode_pcmu(pcm))
-
-
-def kaiser(r):
-    """Return the Kaiser window at r of its half width, I0(BETA) times too large."""
-    x, term, total, n = BETA * BETA / 4 * max(0.0, 1 - r * r), 1.0, 1.0, 1
-    while term > 1e-9:  # the series of the Bessel function I0
-        term *= x / (n * n)
-        total, n = total + term, n + 1
-    return total
-
-
-@lru_cache(maxsize=None)
-def low_pass(up, down):
-    """Return (reach, cycle) of the polyphase low-pass for a rate times up / down.
-
-    cycle: for each of `up` outputs made of `down` inputs (start, end, taps) of the inputs it is
-    the weighted sum of. reach: how many inputs it looks ahead and back.
-    """
-    scale = max(1.0, down / up)  # inputs in a period of the lower rate
-    reach, cycle = ceil(HALF * scale), []
-    for base, phase in (divmod(n * down, up) for n in range(up)):
-        taps = []
-        for i in range(2 * reach):
-            t = (phase / up + reach - 1 - i) / scale
-            sinc = sin(pi * t) / (pi * t) if t else 1.0
-            taps.append(sinc * kaiser(t / HALF) if abs(t) < HALF else 0.0)
-        heard = [i for i, tap in enumerate(taps) if abs(tap) > 1e-9]  # a sinc has many zeros
-        start, end = heard[0], heard[-1] + 1
-        gain = sum(taps)
-        cycle.append((base + start, base + end, [tap / gain for tap in taps[start:end]]))
-    return reach, cycle
-
-
-class Resampler:
-    """Changes the sample rate of PCM that comes in chunks of any size, cut anywhere.
-
-    What `feed` and `flush` return is, put together, what `resample` returns of the whole: in time
-    with the input, for `feed` holds back what needs more of it (1.6 ms at 8000 Hz). Rates in Hz.
-    Raises ValueError.
-    """
-
-    def __init__(self, from_hz, to_hz):
-        if not all(type(hz) is int and hz > 0 for hz in (from_hz, to_hz)):
-            raise ValueError(f"no sample rates: {from_hz!r}, {to_hz!r}")
-        common = gcd(from_hz, to_hz)
-        self._up, self._down = to_hz // common, from_hz // common
-        if max(self._up, self._down) > MAX_PHASES:
-            raise ValueError(f"{from_hz} to {to_hz} Hz is too odd a ratio")
-        self._reach, self._cycle = low_pass(self._up, self._down)
-        self._restart()
-
-    def _restart(self):
-        self._rest = b""  # half a sample
-        self._window = [0.0] * (self._reach - 1)  # the inputs still needed, silence before all
-        self._next = 0  # in the cycle
-        self._taken = self._given = 0  # samples
-
-    def feed(self, pcm):
-        """Return what can be made of this and earlier PCM."""
-        pcm = self._rest + pcm
-        size = len(pcm) & ~1
-        pcm, self._rest = pcm[:size], pcm[size:]
-        self._taken += size // 2
-        if self._up == self._down:
-            return pcm
-        self._window.extend(map(float, unpack(f"<{size // 2}h", pcm)))
-        samples = self._weigh()
-        self._given += len(samples)
-        return clip(samples)
-
-    def flush(self):
-        """Return the end of the output, and begin anew. Half a sample at the end is dropped."""
-        self._window.extend([0.0] * (self._reach + 1))
-        left = round(self._taken * self._up / self._down) - self._given
-        samples = [] if self._up == self._down else self._weigh()[:left]
-        self._restart()
-        return clip(samples)
-
-    def _weigh(self):
-        """Return the samples the inputs in the window suffice for, as floats."""
-        window, cycle, at, turn, samples = self._window, self._cycle, 0, self._next, []
-        have = len(window)
-        start, end, taps = cycle[turn]
-        while at + end <= have:
-            samples.append(sumprod(taps, window[at + start:at + end]))
-            turn += 1
-            if turn == len(cycle):
-                turn, at = 0, at + self._down
-            start, end, taps = cycle[turn]
-        del window[:at]
-        self._next = turn
-        return samples
-
-
-def clip(samples):
-    """Return floats as PCM, the loudest cut off at 16 bits."""
-    try:
-        return pack(f"<{len(samples)}h", *map(round, samples))
-    except error:
-        return pack(f"<{len(samples)}h", *(round(min(max(s, -32768), 32767)) for s in samples))
-
-
-def resample(pcm, from_hz, to_hz):
-    """Return PCM at another sample rate, round(samples * to_hz / from_hz) of it, without delay.
-
-    Raises ValueError.
-    """
-    count_samples(pcm)
-    resampler = Resampler(from_hz, to_hz)
-    pieces = [resampler.feed(pcm[at:at + PIECE]) for at in range(0, len(pcm), PIECE)]
-    return b"".join(pieces) + resampler.flush()

@@ -11,6 +11,7 @@ import threading
 from siprtp.dtmf import FRAME, KEYS, event_payloads
 from siprtp.media import codec
 from siprtp.media.jitter import Concealer, JitterBuffer
+from siprtp.media.resample import Resampler
 from siprtp.media.vad import VoiceDetector
 
 BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
@@ -107,7 +108,7 @@ class Conversation:
         self._encode, self._to, size = row.encoder(), None, row.sample_rate // 50 * 2
         self._tail = False  # is part of what was said still in the resampler?
         if row.sample_rate != self.rate:
-            self._to = Rerated(codec.Resampler(self.rate, row.sample_rate), size)
+            self._to = Rerated(Resampler(self.rate, row.sample_rate), size)
         # a codec without memory says silence always alike
         self._silence = self._encode(bytes(size)) if row.loudness else None
 
@@ -117,7 +118,7 @@ class Conversation:
         self._hears, self._decode, self._loudness = name, row.decoder(), row.loudness
         self._jitter, self._concealer, self._from = JitterBuffer(), Concealer(row.sample_rate), None
         if row.sample_rate != self.rate:
-            self._from = Rerated(codec.Resampler(row.sample_rate, self.rate), self.size)
+            self._from = Rerated(Resampler(row.sample_rate, self.rate), self.size)
 
     def _hear(self):
         """Return (20 ms of PCM, whether it is voice)."""

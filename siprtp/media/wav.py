@@ -4,6 +4,7 @@ import os
 import struct
 
 from siprtp.media import codec
+from siprtp.media.resample import mix_stereo, resample
 
 PCM, FLOAT, A_LAW, MU_LAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE  # formats
 
@@ -26,10 +27,12 @@ def wav(source, rate=8000):
         pcm = as_pcm(kind, width, data[:whole])
     except (struct.error, LookupError) as error:
         raise ValueError(f"{name}: not a WAV file of a kind that can be read ({error})") from None
-    if channels > 1:
+    if channels == 2:
+        pcm = mix_stereo(pcm)
+    elif channels > 2:
         mono = [sum(frame) // channels for frame in struct.iter_unpack(f"<{channels}h", pcm)]
         pcm = struct.pack(f"<{len(mono)}h", *mono)
-    return codec.resample(pcm, own, rate)
+    return resample(pcm, own, rate)
 
 
 def read_chunks(data):
