@@ -72,6 +72,9 @@ class Digits(str):
     terminator: the key of until that ended it, or "". timed_out: True if no key came in time.
     """
 
+    terminator: str
+    timed_out: bool
+
     def __new__(cls, keys: str, terminator: str = "", timed_out: bool = False):
         digits = super().__new__(cls, keys)
         digits.terminator, digits.timed_out = terminator, timed_out
@@ -83,6 +86,8 @@ class Said(float):
 
     interrupted_by: "voice", "keys", or "clear" for clear(); "" if all was played.
     """
+
+    interrupted_by: str
 
     def __new__(cls, seconds: float, interrupted_by: str = ""):
         said = super().__new__(cls, seconds)
@@ -279,7 +284,7 @@ class Call:
         rate, chunks = self.rate if rate is None else rate, pcm
         if isinstance(pcm, (bytes, bytearray, memoryview)):
             step = 2 * max(1, int(rate * SLICE))
-            chunks = (pcm[at:at + step] for at in range(0, len(pcm), step))
+            chunks = (bytes(pcm[at:at + step]) for at in range(0, len(pcm), step))
         elif isinstance(pcm, str) or not isinstance(pcm, Iterable):
             raise TypeError(f"say() takes bytes of PCM or an iterable of them, not "
                             f"{type(pcm).__name__}")

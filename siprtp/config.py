@@ -147,7 +147,7 @@ SETTINGS = (  # name, default, how its text is read, help text
 )
 
 
-class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):
+class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):  # type: ignore[misc]
     """Every setting by its lower-case name, as the function in its row reads it."""
 
     __slots__ = ()  # no other attributes

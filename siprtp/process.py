@@ -10,7 +10,7 @@ import time
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 

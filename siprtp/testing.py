@@ -124,8 +124,9 @@ class FakeCall:
     def say(self, pcm: bot.Sound, rate: Optional[int] = None,
             barge_in: Union[bool, str] = False) -> bot.Said:
         self._check()
-        whole = isinstance(pcm, (bytes, bytearray, memoryview))
-        self.said.append(bytes(pcm) if whole else b"".join(map(bytes, pcm)))
+        if isinstance(pcm, (bytes, bytearray, memoryview)):
+            pcm = [bytes(pcm)]
+        self.said.append(b"".join(map(bytes, pcm)))
         return bot.Said(len(self.said[-1]) / (2 * (rate or self.rate)))
 
     def clear(self) -> None:

@@ -2,13 +2,14 @@
 
 import struct
 import threading
+from typing import Dict
 
 from rtp import HEADER
 from siprtp.dtmf import FRAME
 
 HEAD = struct.Struct("!QI")  # an RTP header: all before the SSRC as one number, SSRC
 unpack_head, pack_head = HEAD.unpack_from, HEAD.pack_into
-STEPS = {}  # octets of a packet: Echo.step
+STEPS: Dict[int, int] = {}  # octets of a packet: Echo.step
 
 
 class Echo:

@@ -12,7 +12,7 @@ from operator import mul
 from struct import pack, unpack
 
 try:
-    from math import sumprod  # Python 3.12: half the cost of the slow way
+    from math import sumprod  # type: ignore[attr-defined]  # Python 3.12: half the cost of the slow way
 except ImportError:
     def sumprod(p, q):
         return sum(map(mul, p, q))
