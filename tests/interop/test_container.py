@@ -60,6 +60,31 @@ class Container(InteropCase):
         said, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, said
 
+    def serve(self, **environ):
+        """Start the server of the image; return (process, its SIP port)."""
+        # the image's own RTP ports may be in use here
+        server = self.start(*self.command[1:], SIP_PORT="0", RTP_PORT_START="30000",
+                            RTP_PORT_END="30198", **environ)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.kill)
+        line = server.stdout.readline()
+        while not LISTENING.search(line):
+            self.assertTrue(line, "it ended")
+            line = server.stdout.readline()
+        return server, LISTENING.search(line).group(1)
+
+    def test_the_image_has_the_example_bots(self):
+        server, port = self.serve(BOT="examples.parrot:answer")
+        caller = Caller(self, int(port))
+        to = caller.call().header("To")
+        caller.send("BYE", 2, to)
+        caller.receive(200)
+        server.send_signal(signal.SIGTERM)
+        self.assertEqual(server.wait(PATIENCE), 0)
+        said = server.stdout.read()
+        self.assertIn("ended after", said)
+        self.assertNotIn("Traceback", said)
+
     def test_a_call_by_a_user_without_rights_on_a_read_only_root(self):
         code, said = self.run_there("-c", "import os; print(os.getuid(), open('/proc/self/status')"
                                     ".read()); open('here', 'w')")
@@ -69,15 +94,7 @@ class Container(InteropCase):
         self.assertEqual(code, 1)
         self.assertIn("Read-only file system", said)
 
-        ports = {"RTP_PORT_START": "30000", "RTP_PORT_END": "30198"}  # those it names may be taken
-        server = self.start(*self.command[1:], SIP_PORT="0", **ports)
-        self.addCleanup(server.stdout.close)
-        self.addCleanup(server.kill)
-        line = server.stdout.readline()
-        while not LISTENING.search(line):
-            self.assertTrue(line, "it ended")
-            line = server.stdout.readline()
-        port = LISTENING.search(line).group(1)
+        server, port = self.serve()
         self.assertEqual(self.run_there("server.py", "--ping", SIP_PORT=port)[0], 0)
         caller = Caller(self, int(port))
         to = caller.call().header("To")
