@@ -1,27 +1,24 @@
-"""A bot: a plain function of one call, run in a thread of its own, with calls that block.
+"""A bot: a plain function that serves one call in a thread of its own, with methods that block.
 
     def answer(call):
         call.answer()
         for utterance in call.utterances():
             call.say(reply_to(utterance.pcm), barge_in=True)
 
-`BOT=my_bot:answer python server.py` runs it, or `server.main(answer)`. PCM is 16-bit signed
-little-endian mono, 8000 Hz unless the bot asks for more.
+`BOT=my_bot:answer python server.py` runs it, and so does `server.main(answer)`. All audio is PCM:
+16-bit signed little-endian mono, at 8000 Hz unless the bot asks for 16000 Hz. See docs/bot.md.
 """
 
-import importlib
-import inspect
 import logging
 import os
 import re
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Generator
-from typing import Iterable, Iterator, NamedTuple, Optional, Union
+from typing import Iterable, Iterator, Mapping, Optional, Tuple, Union
 
-from siprtp.config import ConfigError
+from siprtp import bot_arguments
+from siprtp.bot_results import CallLog, Digits, Said, Statistics
 from siprtp.media.conversation import Conversation
 from siprtp.media.recorder import Recorder
 from siprtp.media.resample import Resampler, resample
@@ -29,105 +26,57 @@ from siprtp.media.vad import Utterance, UtteranceCutter
 from siprtp.media.wav import wav
 
 __all__ = ["Call", "CallEnded", "Digits", "Resampler", "Said", "Statistics", "TransferError",
-           "echo", "resample", "wav"]
+           "Utterance", "echo", "resample", "wav"]
 
 log = logging.getLogger(__name__)
 
-Sound = Union[bytes, bytearray, memoryview, Iterable[bytes]]  # PCM, or chunks of it
+Sound = Union[bytes, bytearray, memoryview, Iterable[bytes]]  # PCM, or chunks of PCM
 
-URI = re.compile(r"(sips?|tel):[^\s<>\"\x00-\x1f\x7f]+")
-DISK_SECONDS = 5.0  # how long a recording that is ended is waited for
-SLICE = 0.2  # seconds of PCM taken at a time
-TERMINATOR_SECONDS = 2.0  # how long after digits(count) a "#" still belongs to its entry
+DISK_SECONDS = 5.0  # at most, until the file of a recording that has ended is complete
+TERMINATOR_SECONDS = 2.0  # after digits(count), in which a "#" still belongs to the entry
 
 
 class CallEnded(BaseException):
     """The call is over; the text says why.
 
-    No Exception, so that an `except Exception` in a bot's loop does not keep the bot alive.
+    It is not an Exception, so an `except Exception` in a bot's loop does not keep the bot running.
     """
 
 
 class TransferError(Exception):
-    """The other side did not transfer the call, which goes on. status: of SIP; reason: its text."""
+    """The transfer failed and the call goes on. status: a SIP status code; reason: its text."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(f"{status} {reason}".strip())
         self.status, self.reason = status, reason
 
 
-class Statistics(NamedTuple):
-    """What the RTP of a call has counted so far."""
-
-    packets_in: int
-    packets_out: int
-    lost: int  # packets from the caller
-    jitter: float  # ms, of the packets from the caller
-    round_trip: Optional[float]  # ms, from the caller's RTCP; None if it sends none
-
-
-class Digits(str):
-    """The keys that digits() read: a str that also knows what ended the entry.
-
-    terminator: the key of until that ended it, or "". timed_out: True if no key came in time.
-    """
-
-    terminator: str
-    timed_out: bool
-
-    def __new__(cls, keys: str, terminator: str = "", timed_out: bool = False):
-        digits = super().__new__(cls, keys)
-        digits.terminator, digits.timed_out = terminator, timed_out
-        return digits
-
-
-class Said(float):
-    """The seconds that say() sent: a float that also knows what cut the speech short.
-
-    interrupted_by: "voice", "keys", or "clear" for clear(); "" if all was played.
-    """
-
-    interrupted_by: str
-
-    def __new__(cls, seconds: float, interrupted_by: str = ""):
-        said = super().__new__(cls, seconds)
-        said.interrupted_by = interrupted_by
-        return said
-
-
-class CallLog(logging.LoggerAdapter):
-    """Logs with the call in front of each line."""
-
-    def log(self, level, msg, *args, **kwargs):
-        if self.isEnabledFor(level):
-            text = f"%s: {msg}" if args else "%s: %s"
-            self.logger.log(level, text, self.extra["call"], *(args or (msg,)), **kwargs)
-
-
 class Call:
-    """A call as its bot sees it. Every method may be called from any thread; most by one.
+    """A call as its bot sees it. You may call every method from any thread.
 
-    caller, called: numbers or users. name: the caller's, as displayed, "" for none. headers: the
-    INVITE's, by name in any case. actions: what the server does for it (ring, accept, reject,
-    hang_up, transfer). settings: a Config. source: (ip, port) that the INVITE came from.
+    caller, called: numbers or users. name: the caller's display name, or "". headers: the INVITE's,
+    by name in any case. actions: a BotActions. settings: a Config. source: the (ip, port) that the
+    INVITE came from.
     """
 
-    def __init__(self, caller, called, name, headers, session, actions, settings,
-                 source=None, clock=time.monotonic):
+    def __init__(self, caller: str, called: str, name: str, headers: Mapping[str, str],
+                 session, actions, settings, source: Optional[Tuple[str, int]] = None,
+                 clock=time.monotonic):
         self.caller, self.called, self.name, self.headers = caller, called, name, headers
         self.rate = 8000  # Hz of all PCM here
         self.source = source
+        self.log: logging.LoggerAdapter = CallLog(logging.getLogger("bot.call"), {"call": self})
         self._actions, self._settings, self._clock = actions, settings, clock
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
         self._answered, self._why = False, ""
-        self._cutter, self._recording = None, None
-        self.log = CallLog(logging.getLogger("bot.call"), {"call": self})
+        self._cutter = UtteranceCutter(self.rate)
+        self._recording: Optional[Recorder] = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<call from {self.caller!r} to {self.called!r}>"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"call from {self.caller!r}, Call-ID {self.headers.get('Call-ID', '')[:100]!a}"
 
     @property
@@ -137,7 +86,7 @@ class Call:
 
     @property
     def codec(self) -> str:
-        """The codec of the audio we send, as "PCMA"; "" until one is agreed."""
+        """The codec of the audio we send, such as "PCMA"; "" until one is agreed."""
         name = self._audio.session.flow.codec
         return "" if name == "none" else name
 
@@ -157,17 +106,17 @@ class Call:
     # Before the answer
 
     def ring(self) -> None:
-        """Tell the caller that it rings (180). Does not wait."""
+        """Send 180 Ringing. Does not wait."""
         self._check(answered=False)
         self._actions.ring()
 
     def answer(self, rate: int = 8000) -> None:
-        """Answer (200), and return when the caller has confirmed; PCM is of this rate from now on.
+        """Send 200 OK; return when the caller's ACK has arrived.
 
-        rate: 8000 or 16000 Hz, whatever the codec. Raises CallEnded if the caller gave up.
+        rate: Hz of all PCM from now on, 8000 or 16000, whatever the codec. Raises CallEnded if the
+        caller cancels.
         """
-        if rate not in (8000, 16000):
-            raise ValueError("rate must be 8000 or 16000")
+        bot_arguments.check_rate(rate)
         if not self._answered:
             self._check(answered=False)
             self.rate, self._cutter = rate, UtteranceCutter(rate)
@@ -179,47 +128,45 @@ class Call:
             self._check(answered=False)
 
     def reject(self, status: int = 603) -> None:
-        """Refuse the call with a status of 400 to 699; the call is over then.
+        """Reject the call, which ends it. status: 400 to 699.
 
-        Raises ValueError also for those that need headers to mean something, as 401.
+        Raises ValueError for any other status, and for those that need headers, such as 401.
         """
-        if not 400 <= status <= 699 or status in (401, 405, 407, 415, 420, 421, 422, 423):
-            raise ValueError(f"{status} is no status to refuse a call with")
+        bot_arguments.check_status(status)
         if self._answered:
-            raise RuntimeError("the call is answered: hangup() ends it")
+            raise RuntimeError("the call is answered: use hangup()")
         self._check(answered=False)
         self._actions.reject(status)
         self._wait(lambda: self.ended, check=False)
 
-    # Hearing
+    # Audio from the caller
 
     def frames(self) -> Iterator[bytes]:
-        """Return an iterator of 20 ms of PCM each, in order, from now on until the call ends.
+        """Return an iterator of 20 ms of PCM each, in order, from now until the call ends.
 
-        Late frames are waited for, lost ones concealed. What comes while the bot does something
-        else is kept, 30 s at most.
+        The jitter buffer waits for late frames and conceals lost ones. While the bot does not ask
+        for frames, up to 30 s are kept.
         """
         self._check()
         self._audio.discard()
-        return (pcm for _, pcm, _ in iter(self._audio.hear, None))
+        return (pcm for _, pcm, _ in iter(self._audio.next_frame, None))
 
     def utterances(self, silence: float = 0.64,
                    timeout: Optional[float] = None) -> Iterator[Utterance]:
-        """Return an iterator of an Utterance for each thing the caller says until the call ends.
+        """Return an iterator of Utterances, one for each thing the caller says.
 
-        Also of what was said since the last one, during `say` for instance. silence: seconds of it
-        that end an utterance. timeout: seconds without a voice that end the iterator.
+        The first may have been said before this call, for example during `say`. silence: seconds
+        of silence that end an utterance. timeout: seconds without a voice that end the iterator.
         """
         self._check()
-        if silence < 0.1 or (timeout is not None and timeout < 0):
-            raise ValueError("silence must be 0.1 s or more, timeout 0 or more")
+        bot_arguments.check_utterances(silence, timeout)
         self._cutter.silence = round(silence * 50)
         return self._utterances(None if timeout is None else timeout * 50)
 
     def _utterances(self, limit):
-        voice = self._audio.ticks  # when there was one, or we began to wait for one
-        for number, pcm, voiced in iter(self._audio.hear, None):
-            if number - 1 != self._cutter.taken:  # some were not asked for in time
+        voice = self._audio.ticks  # of the last voiced frame, or when the wait for one began
+        for number, pcm, voiced in iter(self._audio.next_frame, None):
+            if number - 1 != self._cutter.taken:  # the bot asked too late: frames were dropped
                 cut = self._cutter.finish()
                 self._cutter.taken = number - 1
                 if cut:
@@ -231,18 +178,18 @@ class Call:
                 voice = max(voice, self._audio.ticks)
             elif limit is not None and number - voice >= limit:
                 return
-        rest = self._cutter.finish()  # what is said when the caller hangs up counts
+        rest = self._cutter.finish()  # the hang-up ends an utterance too
         if rest:
             yield rest
 
     def digits(self, count: Optional[int] = None, timeout: Optional[float] = 5.0,
                until: Optional[str] = None) -> Digits:
-        """Return the keys pressed, as Digits: count of them, or those before a key of until.
+        """Return the keys pressed, as Digits: `count` keys, or those before a key of `until`.
 
-        until: default "#", and "" for count=1, where each key counts. After the last of count, a
-        key of until belongs to the entry too: one that waits is its terminator, and one that
-        comes within TERMINATOR_SECONDS is dropped. Neither delays the result. timeout: seconds to
-        wait for each key, None for ever; the result may be shorter. Keys that wait come first.
+        until: by default "#", but "" for count=1, where every key counts. After the last of
+        `count` keys, a key of `until` still belongs to the entry: one that waits is its
+        terminator, one that comes within TERMINATOR_SECONDS is dropped; digits() waits for
+        neither. timeout: seconds to wait for each key, None for ever; then the result is shorter.
         """
         self._check()
         until = ("" if count == 1 else "#") if until is None else until
@@ -258,7 +205,7 @@ class Call:
         return Digits(pressed, self._take_terminator(until))
 
     def _take_terminator(self, until):
-        """Return the key of until that waits, or "": then one that follows soon is dropped."""
+        """Return the key of `until` that waits, or ""; then drop one that follows soon."""
         terminator = self._audio.next_key(until)
         if until and not terminator and not self._audio.keys:
             self._audio.drop_next_key(until, TERMINATOR_SECONDS)
@@ -268,29 +215,22 @@ class Call:
         """Drop the keys that were pressed and not read yet."""
         self._audio.clear_keys()
 
-    # Speaking
+    # Audio and keys to the caller
 
     def say(self, pcm: Sound, rate: Optional[int] = None,
             barge_in: Union[bool, str] = False) -> Said:
-        """Play PCM; return the seconds sent to the caller, as Said, when all is played.
+        """Play PCM; when it is over, return the seconds sent to the caller, as Said.
 
-        pcm: bytes, or an iterable of chunks of any size, each played as soon as it is there; a
-        generator is closed in the end. rate: its Hz, where that is not the call's. barge_in: the
-        caller's "voice" cuts it short, "keys" do, also those that wait to be read, or True: both.
+        pcm: bytes, or an iterable of chunks of any size, each played as soon as it comes; a
+        generator is always closed. rate: Hz of pcm if it differs from the call's. barge_in: what
+        stops the speech: "voice", "keys" (also those that wait to be read), or True for both.
         """
         self._check()
-        if barge_in not in (False, True, "voice", "keys"):
-            raise ValueError('barge_in must be False, True, "voice" or "keys"')
-        rate, chunks = self.rate if rate is None else rate, pcm
-        if isinstance(pcm, (bytes, bytearray, memoryview)):
-            step = 2 * max(1, int(rate * SLICE))
-            chunks = (bytes(pcm[at:at + step]) for at in range(0, len(pcm), step))
-        elif isinstance(pcm, str) or not isinstance(pcm, Iterable):
-            raise TypeError(f"say() takes bytes of PCM or an iterable of them, not "
-                            f"{type(pcm).__name__}")
-        chunks = without_header(chunks)
+        bot_arguments.check_barge_in(barge_in)
+        rate = self.rate if rate is None else rate
+        chunks = bot_arguments.chunks_of(pcm, rate)
         if rate != self.rate:
-            chunks = resampled(chunks, Resampler(rate, self.rate))
+            chunks = bot_arguments.resampled(chunks, Resampler(rate, self.rate))
         try:
             said = Said(*self._audio.play(chunks, barge_in))
         finally:
@@ -300,24 +240,24 @@ class Call:
         return said
 
     def clear(self) -> None:
-        """Stop what `say` plays, and drop the rest; from any thread. Does not wait."""
+        """Stop `say` and drop the rest of its audio. Does not wait."""
         self._audio.clear()
 
     def send_digits(self, digits: str) -> None:
         """Send keys (0-9 * # A-D) as telephone-events; return when they are sent, 160 ms each.
 
-        Raises ValueError for what is no key, or where the other side takes none.
+        Raises ValueError for any other character, or if telephone-event is not agreed.
         """
         self._check()
         self._audio.send_digits(digits)
         self._check()
 
     def record(self, path: Optional[str]) -> Optional[str]:
-        """Write the call from now on to a stereo WAV file: the caller left, the bot right.
+        """Record the call from now on to a stereo WAV file: the caller left, the bot right.
 
-        path: None ends the recording, waits until its file is complete and returns the file's
-        path, also after the end of the call; it returns None if nothing was recorded. Raises
-        OSError if the file cannot be created; later failures are logged.
+        None ends the recording, waits until its file is complete and returns the file's path, also
+        after the end of the call; without a recording it returns None. Raises OSError if the file
+        cannot be created; later failures are logged.
         """
         if path:
             self._check()
@@ -331,8 +271,8 @@ class Call:
         return recording.path if recording else None
 
     def _record_all(self):
-        who = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{who}-{self._audio.session.port}.wav"
+        caller = re.sub(r"[^\w+]", "_", self.caller, flags=re.ASCII)[:40]
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{caller}-{self._audio.session.port}.wav"
         try:
             path = os.path.join(self._settings.record_dir, name)
             self._audio.record("all", Recorder(path, self.rate))
@@ -342,30 +282,29 @@ class Call:
     # Ending
 
     def hangup(self) -> None:
-        """End the call: BYE, or 480 where it was not answered."""
+        """End the call: send BYE, or 480 before the answer."""
         self._finish("its bot hung up")
 
     def transfer(self, uri: str, timeout: float = 60.0) -> None:
-        """Hand the caller over to a SIP URI (REFER, RFC 3515); the call is over then.
+        """Ask the other side to call a SIP URI in our place (REFER, RFC 3515); then hang up.
 
-        Raises TransferError where the other side refuses, can't reach it or says nothing for
-        timeout seconds: the call goes on.
+        timeout: seconds to wait for the result. Raises TransferError if the other side rejects the
+        transfer, cannot reach the URI or reports nothing in time: the call goes on.
         """
         self._check()
-        if not URI.fullmatch(uri):
-            raise ValueError(f"{uri!r} is no SIP URI")
-        news = [(0, "")]
+        bot_arguments.check_uri(uri)
+        reports = [(0, "")]  # (status, reason)
 
         def tell(status, reason):
             with self._lock:
-                news.append((status, reason))
+                reports.append((status, reason))
                 self._changed.notify_all()
 
         self._actions.transfer(uri, tell)
-        self._wait(lambda: news[-1][0] >= 200, timeout, check=False)
-        status, reason = news[-1]
+        self._wait(lambda: reports[-1][0] >= 200, timeout, check=False)
+        status, reason = reports[-1]
         if self.ended and not status:
-            raise CallEnded(self._why)  # before it was accepted
+            raise CallEnded(self._why)  # before the other side accepted
         if status < 200 and not self.ended:
             status, reason = 408, "no news of the transfer"
             log.info("%s: transfer to %r: no news for %g s", self, uri, timeout)
@@ -401,122 +340,7 @@ class Call:
                 raise CallEnded(self._why)
 
 
-class Service:
-    """The server's side of a bot's call: runs the bot and tells the call what happens."""
-
-    def __init__(self, call):
-        self.call = call
-
-    def run(self, function):
-        """Call function(call), then hang up or reject what it left open. The bot's thread."""
-        call, status, why = self.call, 480, "its bot returned"
-        try:
-            function(call)
-        except BaseException as error:  # SystemExit and asyncio's CancelledError as well
-            if is_call_ended(error):
-                log.debug("%s: it ended while its bot served it", call)
-            else:
-                log.exception("%s: its bot failed", call)
-                status, why = 500, "its bot failed"
-        call._audio.discard()
-        call._actions.hang_up(status, why)
-
-    def tick(self):
-        """Serve 20 ms of audio; return whether to go on. The RTP thread."""
-        try:
-            return self.call._audio.tick()
-        except Exception:
-            log.exception("%s: its audio failed", self.call)
-            self.call._audio.failed = True
-            self.call._actions.hang_up(500, "its audio failed")
-            return True
-
-    def on_answered(self):
-        """Let answer() return: the caller has sent its ACK."""
-        self.call._on_answered()
-
-    def on_key(self, key):
-        """Queue a key that the caller pressed."""
-        self.call._audio.press(key)
-
-    def on_end(self, why=""):
-        """End every call of a method that waits: the call is over."""
-        self.call._why = why
-        self.call._audio.end()
-
-
-def is_call_ended(error):
-    """Return whether an exception is CallEnded, or a group (PEP 654) of nothing else."""
-    inner = getattr(error, "exceptions", None)
-    if isinstance(error, CallEnded) or not isinstance(inner, (list, tuple)):
-        return isinstance(error, CallEnded)
-    return bool(inner) and all(map(is_call_ended, inner))
-
-
-def quiet_helper_threads():
-    """Log a CallEnded that ends a thread a bot started as one line (Python 3.8 and later)."""
-    before = getattr(threading, "excepthook", None)
-
-    def hook(args):
-        if is_call_ended(args.exc_value):
-            log.debug("thread %s ended with its call: %s", args.thread and args.thread.name,
-                      args.exc_value)
-        else:
-            before(args)
-
-    if before:
-        threading.excepthook = hook
-
-
 def echo(call: Call) -> None:
-    """Serve a call with its own voice, as the echo without a bot does."""
+    """Play each caller's own voice back."""
     call.answer()
     call.say(call.frames())
-
-
-def without_header(chunks):
-    """Yield chunks; raise ValueError if they begin as a WAV file does."""
-    for number, chunk in enumerate(chunks):
-        if not number and isinstance(chunk, (bytes, bytearray, memoryview)) and (
-                bytes(chunk[:4]) == b"RIFF"):
-            raise ValueError("this is a WAV file, not PCM: wav() reads it")
-        yield chunk
-
-
-def resampled(chunks, resampler):
-    """Yield chunks at another rate."""
-    for chunk in chunks:
-        yield resampler.feed(chunk)
-    yield resampler.flush()
-
-
-def load(name):
-    """Return the function of "module:function", from the working directory. Raises ConfigError."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        if not hasattr(found, function):  # a bot.py of theirs was meant, maybe, and is not ours
-            raise AttributeError(f"{getattr(found, '__file__', None) or module} has no {function}")
-        return check(getattr(found, function))
-    except Exception as error:  # whatever the module does when it is imported
-        not_theirs = ("<frozen", os.path.dirname(os.__file__), __file__, wav.__code__.co_filename)
-        places = [f" ({place.filename}, line {place.lineno})"
-                  for place in traceback.extract_tb(error.__traceback__)
-                  if not place.filename.startswith(not_theirs)]
-        raise ConfigError(f"BOT={name!a}: {type(error).__name__}: {error}"
-                          + "".join(places[-1:])) from error
-
-
-def check(function):
-    """Return a bot's function if it can be called with a call. Raises TypeError."""
-    if not callable(function):
-        raise TypeError(f"{function!r} is no function")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError("it is no plain function: it has async or yield")
-    try:
-        inspect.signature(function).bind("call")
-    except TypeError:
-        raise TypeError("it must take one argument, the call") from None
-    return function

@@ -28,7 +28,7 @@ import threading
 import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from bot import Resampler, resampled, wav
+from bot import Resampler, wav
 
 log = logging.getLogger("local_ai")
 
@@ -136,9 +136,15 @@ def speak(text, voice):
         raise Refused(501, "espeak-ng is missing: apt-get install espeak-ng") from None
     except subprocess.SubprocessError as error:
         raise Refused(500, f"espeak-ng: {error}") from None
-    sound, step = wav(io.BytesIO(spoken), ESPEAK_RATE), ESPEAK_RATE // 5
-    pieces = (sound[at:at + step] for at in range(0, len(sound), step))
-    return resampled(pieces, Resampler(ESPEAK_RATE, TTS_RATE))
+    return at_tts_rate(wav(spoken, ESPEAK_RATE))
+
+
+def at_tts_rate(sound):
+    """Yield PCM at ESPEAK_RATE as PCM at TTS_RATE, so that its first words can leave at once."""
+    resampler, step = Resampler(ESPEAK_RATE, TTS_RATE), ESPEAK_RATE // 5
+    for at in range(0, len(sound), step):
+        yield resampler.feed(sound[at:at + step])
+    yield resampler.flush()
 
 
 # The endpoints: from (body, its content type) to (content type, chunks of the body)

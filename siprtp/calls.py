@@ -10,6 +10,7 @@ import bot
 from sip_message import SIPError
 from sip_utils import DIGITS
 from siprtp.bot_actions import BotActions
+from siprtp.bot_service import Service
 from siprtp.call_table import CallTable
 from siprtp.media.session import open_rtp_session
 from siprtp.media.thread import RTPThread
@@ -169,7 +170,7 @@ class Calls(CallTable):
         call = bot.Call(dialog.caller, dialog.called, dialog.identity.name, dialog.invite.headers,
                         dialog.media, BotActions(dialog, self._post, self.answer), self._config,
                         dialog.invite.source)
-        dialog.bot, dialog.body = bot.Service(call), body
+        dialog.bot, dialog.body = Service(call), body
         expires = dialog.invite.header("Expires", "")
         if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
             dialog.later(int(expires), reject_overdue, 487)  # RFC 3261 13.3.1

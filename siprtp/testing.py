@@ -13,6 +13,8 @@ import wave
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import bot
+from siprtp.bot_arguments import check_uri
+from siprtp.bot_results import CallLog
 from siprtp.media.vad import Utterance
 
 FRAMES_PER_SECOND = 50
@@ -34,7 +36,7 @@ class FakeCall:
         self.id, self.source, self.codec = "fake@localhost", ("127.0.0.1", 5060), "PCMA"
         self.rate, self.ended = 8000, False
         self.statistics = bot.Statistics(0, 0, 0, 0.0, None)
-        self.log = bot.CallLog(logging.getLogger("bot.call"), {"call": self})
+        self.log = CallLog(logging.getLogger("bot.call"), {"call": self})
         self.said: List[bytes] = []
         self.sent_digits, self.ringing, self.hung_up = "", False, False
         self.rejected: Optional[int] = None
@@ -153,8 +155,7 @@ class FakeCall:
 
     def transfer(self, uri: str, timeout: float = 60.0) -> None:
         self._check()
-        if not bot.URI.fullmatch(uri):
-            raise ValueError(f"{uri!r} is no SIP URI")
+        check_uri(uri)
         if self._transfer_error:
             raise bot.TransferError(*self._transfer_error)
         self.transferred_to, self.ended = uri, True

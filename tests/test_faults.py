@@ -133,7 +133,7 @@ class RTPSockets(OnSockets):
             for sequence in range(100):
                 caller.sendto(packet(sequence, 160 * sequence, b"\x2a" * 160), (A, session.port))
                 self.assertTrue(talker.tick())
-                self.assertEqual(talker.hear()[1], codec.decode_pcma(b"\x2a" * 160))
+                self.assertEqual(talker.next_frame()[1], codec.decode_pcma(b"\x2a" * 160))
         self.assertEqual(len(logged.output), 1)
 
     def test_errors_told_by_recv_end_nothing(self):

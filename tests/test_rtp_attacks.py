@@ -318,7 +318,7 @@ class Heard(Attacked):
         self.talker.tick()
         data = self.caller.recv(2048)  # our silence: it goes to the caller alone
         self.assertEqual(set(data[12:]), {0xD5})
-        return self.talker.hear()[1]
+        return self.talker.next_frame()[1]
 
     def talk(self, count, around=lambda: None):
         """Say so much; each packet is what is heard with the next tick."""

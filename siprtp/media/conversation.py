@@ -1,7 +1,7 @@
-"""The audio of a bot's call: 20 ms heard and 20 ms said at every tick.
+"""The audio of a bot's call: every 20 ms, one frame from the caller and one to the caller.
 
-Conversation belongs to two threads: the RTP thread calls `tick`, the bot's thread all the rest;
-what they share is guarded by `lock`.
+Two threads share a Conversation: the RTP thread calls `tick`, the bot's thread calls the rest.
+`lock` guards what they share.
 """
 
 import collections
@@ -14,18 +14,18 @@ from siprtp.media.jitter import Concealer, JitterBuffer
 from siprtp.media.resample import Resampler
 from siprtp.media.vad import VoiceDetector
 
-BUFFERED = 0.2  # seconds of an iterator's audio that wait to be sent
-KEPT = 1500  # frames heard and not asked for: 30 s
-MAX_KEYS = 500  # keys not read yet that are kept
-BARGE_IN = 320  # bytes of loud payload in a row that interrupt us: 40 ms
+BUFFERED = 0.2  # seconds of audio at most that wait to be sent; more would delay a live stream
+KEPT = 1500  # frames at most kept for a bot that does not ask for them: 30 s
+MAX_KEYS = 500  # keys at most that wait to be read; the oldest are dropped
+BARGE_IN = 320  # bytes of loud payload in a row that interrupt a speech: 40 ms; less is a click
 
 
 class Speech:
-    """What one `play` says: what may cut it short, whether all of it is there, how far it is."""
+    """The state of one `play`: what may interrupt it, and how much was queued and sent."""
 
     def __init__(self, barge_in):
         self.by_voice, self.by_keys = barge_in in (True, "voice"), barge_in in (True, "keys")
-        self.whole = self.stopped = False
+        self.whole = self.stopped = False  # whole: all its audio is queued
         self.stopped_by = ""  # "voice", "keys" or "clear"
         self.sent = 0  # bytes
 
@@ -40,53 +40,53 @@ class Conversation:
         self.session = session
         self.rate, self.size = 8000, 320  # Hz of the PCM here; bytes of 20 ms of it
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)  # something other than the next frame
+        self.changed = threading.Condition(self.lock)  # all events but a frame from the caller
         self.ended = self.failed = False
-        self._recorders = {}  # of the whole call, and of what the bot wants
+        self._recorders = {}  # name: Recorder
         self.keys = collections.deque(maxlen=MAX_KEYS)  # pressed and not read yet
-        self._fresh = False  # some of them have interrupted nothing yet
-        self._dropped = "", 0  # the keys of which the next is dropped, up to this tick
-        self._more = threading.Condition(self.lock)  # the next frame was heard
-        self._heard = collections.deque(maxlen=KEPT)
+        self._interrupts = False  # whether these keys interrupt the next speech
+        self._dropped = "", 0  # if the next key is one of these, drop it; until this tick
+        self._more = threading.Condition(self.lock)  # a frame from the caller has come
+        self._received = collections.deque(maxlen=KEPT)
         self.ticks = 0
         self._out, self._speech = bytearray(), Speech(False)
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
-        self._speaker = None  # the thread whose turn it is to say something
+        self._speaker = None  # the thread that is in play() or send_digits()
         self._send_silence, self._paused = silence, True
         self._buffer = bytearray(2048)
         self._detector, self._loud = VoiceDetector(), 0  # bytes in a row
-        self._says = self._hears = None  # names of codecs
+        self._encodes = self._decodes = None  # names of codecs
 
-    # RTP thread
+    # The RTP thread
 
     def tick(self):
-        """Take what came and send what is due; return False once the call has ended."""
+        """Process the packets that came and send what is due; return False after the end."""
         if self.session.stop_event.is_set():
             self.session.sock.close()
             return False
         if self.failed:
-            return True  # to close the socket at the end
+            return True  # a later tick closes the socket
         flow = self.session.flow
         if flow.codec == "none":
-            return True  # nothing is agreed: our offer waits for its answer
-        if flow.codec != self._says:
-            self._says = flow.codec
-            self._speak(codec.CODECS[flow.codec])
-            self._understand(flow.codec)
+            return True  # no codec is agreed: our offer waits for its answer
+        if flow.codec != self._encodes:
+            self._encodes = flow.codec
+            self._set_encoder(codec.CODECS[flow.codec])
+            self._set_decoder(flow.codec)
         for name, ssrc, timestamp, payload in self.session.waiting(self._buffer):
-            if name != self._hears:
-                self._understand(name)
+            if name != self._decodes:
+                self._set_decoder(name)
             self._jitter.put(ssrc, timestamp, payload)
             if self._loudness and payload:
-                self._listen(self._loudness(payload), len(payload))
-        pcm, voiced = self._hear()
+                self._measure(self._loudness(payload), len(payload))
+        pcm, voiced = self._receive()
         with self.lock:
             self.ticks += 1
             # a plain tuple: 1500 objects a call would make garbage collection take long
-            self._heard.append((self.ticks, pcm, voiced))
+            self._received.append((self.ticks, pcm, voiced))
             self._more.notify()
-            if flow.events is None and self._events:  # they are not taken any more
-                self.session.skip(FRAME * 8)  # what follows has a timestamp of its own
+            if flow.events is None and self._events:  # a new agreement has no telephone-event
+                self.session.skip(FRAME * 8)  # the next packet needs another timestamp
                 self._events.clear()
                 self.changed.notify_all()
             event = self._events.popleft() if self._events else None
@@ -95,47 +95,47 @@ class Conversation:
         if event and event[0]:
             self.session.send(*event, event=True)
         else:
-            self._say(frame)
+            self._send(frame)
         if frame or event:
             with self.lock:
-                self._tell_the_bot()
+                self._wake_bot()
         for recorder in recorders:
             recorder.write(pcm, frame or bytes(self.size))
         return True
 
-    def _speak(self, row):
-        """Encode with a codec from now on."""
+    def _set_encoder(self, row):
+        """Encode with this row of CODECS from now on."""
         self._encode, self._to, size = row.encoder(), None, row.sample_rate // 50 * 2
-        self._tail = False  # is part of what was said still in the resampler?
+        self._tail = False  # whether the resampler still holds part of a speech
         if row.sample_rate != self.rate:
             self._to = Rerated(Resampler(self.rate, row.sample_rate), size)
-        # a codec without memory says silence always alike
+        # a codec without memory always encodes silence to the same bytes
         self._silence = self._encode(bytes(size)) if row.loudness else None
 
-    def _understand(self, name):
-        """Decode another codec from now on."""
+    def _set_decoder(self, name):
+        """Decode the codec of this name from now on."""
         row = codec.CODECS[name]
-        self._hears, self._decode, self._loudness = name, row.decoder(), row.loudness
+        self._decodes, self._decode, self._loudness = name, row.decoder(), row.loudness
         self._jitter, self._concealer, self._from = JitterBuffer(), Concealer(row.sample_rate), None
         if row.sample_rate != self.rate:
             self._from = Rerated(Resampler(row.sample_rate, self.rate), self.size)
 
-    def _hear(self):
+    def _receive(self):
         """Return (20 ms of PCM, whether it is voice)."""
         payload, level = self._jitter.pop(), 0
         pcm = self._concealer.feed(self._decode(payload) if payload else None)
         if not payload:
-            self._loud = 0  # nobody speaks who sends nothing
+            self._loud = 0
         elif self._loudness:
             level = self._loudness(payload)
         else:
             level = codec.loudness(pcm)
-            self._listen(level, len(payload))
+            self._measure(level, len(payload))
         voiced = self._detector.hear(level)
         return self._from.feed(pcm) if self._from else pcm, voiced
 
-    def _listen(self, level, size):
-        """Take the level of a packet as it comes: a voice need not wait to be played."""
+    def _measure(self, level, size):
+        """Use a packet's level as it arrives: a barge-in need not wait for the jitter buffer."""
         self._loud = self._loud + size if self._detector.is_loud(level) else 0
         if self._loud >= BARGE_IN:
             with self.lock:
@@ -143,7 +143,7 @@ class Conversation:
                     self.clear("voice")
 
     def _next(self, sending):
-        """Return the next 20 ms of what is to be said, None for nothing."""
+        """Return the next 20 ms of the speech, or None if there is none."""
         out, speech = self._out, self._speech
         if len(out) < self.size and not (out and speech.whole):
             return None
@@ -153,13 +153,13 @@ class Conversation:
             speech.sent += len(frame)
         return frame.ljust(self.size, b"\0")
 
-    def _tell_the_bot(self):
-        """Wake it when its turn is over, or when there is room for more of what it says."""
+    def _wake_bot(self):
+        """Wake the bot's thread if its audio or keys are sent, or if there is room for more."""
         room = self.rate * 2 * BUFFERED - len(self._out)
         if not self._events and (not self._out if self._speech.whole else room > 0):
             self.changed.notify_all()
 
-    def _say(self, frame):
+    def _send(self, frame):
         if frame is None and not self._send_silence:
             self._paused = True
             self.session.skip(FRAME)
@@ -167,22 +167,22 @@ class Conversation:
         if frame is None and self._silence and not self._tail:
             payload = self._silence
         else:
-            self._tail = frame is not None and self._to is not None  # what a resampler holds
+            self._tail = frame is not None and self._to is not None
             frame = frame or bytes(self.size)
             payload = self._encode(self._to.feed(frame) if self._to else frame)
         self.session.send(payload, FRAME, marker=self._paused)
         self._paused = not self.session.flow.sending
 
-    # the SIP thread, or any
+    # Any thread
 
     def press(self, key):
-        """Queue a key the caller pressed, and stop the speech that keys interrupt."""
+        """Queue a key that the caller pressed, and stop a speech that keys interrupt."""
         with self.lock:
             (dropped, until), self._dropped = self._dropped, ("", 0)
             if key in dropped and self.ticks <= until:
                 return
             self.keys.append(key)
-            self._fresh = not self._speech.by_keys
+            self._interrupts = not self._speech.by_keys
             if self._speech.by_keys:
                 self.clear("keys")
             self.changed.notify_all()
@@ -196,7 +196,7 @@ class Conversation:
             self.changed.notify_all()
 
     def end(self):
-        """Wake whoever waits: the call is over."""
+        """End the call: wake all threads that wait, and end the recordings."""
         with self.lock:
             self.ended = True
             self._out.clear()
@@ -206,14 +206,14 @@ class Conversation:
                 recorder.close()
             self._recorders.clear()
 
-    # the bot's thread
+    # The bot's thread
 
     def begin(self, rate):
-        """Get ready to tick. rate: Hz of all PCM here, whatever the codec."""
+        """Set the rate of all PCM here, in Hz, whatever the codec. Called before the first tick."""
         self.rate, self.size = rate, rate // 50 * 2
 
     def record(self, name, recorder):
-        """Let a Recorder, or None, take the place of the one of that name; return that."""
+        """Replace the Recorder of this name, by None to end it; return the old one or None."""
         with self.lock:
             before = self._recorders.pop(name, None)
             if recorder and self.ended:
@@ -226,11 +226,11 @@ class Conversation:
 
     @contextlib.contextmanager
     def turn(self):
-        """Wait for the turn to say something. Raises RuntimeError for one who has it already."""
+        """Wait until no other thread speaks. Raises RuntimeError if this thread does already."""
         me = threading.current_thread()
         with self.lock:
             if self._speaker is me:
-                raise RuntimeError("what is given to say() can't say something itself")
+                raise RuntimeError("the iterable given to say() must not call say() itself")
             while self._speaker and not self.ended:
                 self.changed.wait()
             self._speaker = me
@@ -242,43 +242,43 @@ class Conversation:
                 self.changed.notify_all()
 
     def play(self, chunks, barge_in):
-        """Say chunks of PCM; return (seconds sent, what cut it short or "") when it is over."""
+        """Play chunks of PCM; then return (seconds sent, what cut the speech short or "")."""
         with self.turn():
             with self.lock:
                 self._speech = speech = Speech(barge_in)
-                if speech.by_keys and self._fresh:
+                if speech.by_keys and self._interrupts:
                     self.clear("keys")
                 elif speech.by_voice and self._loud >= BARGE_IN:
                     self.clear("voice")
-                self._fresh = self._fresh and not speech.by_keys
+                self._interrupts = self._interrupts and not speech.by_keys
             try:
                 for chunk in () if speech.stopped else chunks:
                     if not self._queue(speech, chunk):
                         break
                 with self.lock:
                     speech.whole = True
-                    while self._out and self._going(speech):
+                    while self._out and self._goes_on(speech):
                         self.changed.wait()
                     interrupted_by = speech.stopped_by
             finally:
                 with self.lock:
-                    self.clear()  # of what is left when chunks raises
+                    self.clear()  # drops what is left if chunks raised
                     self._speech = Speech(False)
         return speech.sent / (2 * self.rate), interrupted_by
 
     def _queue(self, speech, chunk):
-        """Give a chunk to the RTP thread as soon as there is room; return whether to go on."""
+        """Queue a chunk for the RTP thread once there is room; return whether to go on."""
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError(f"16-bit PCM is given as bytes, not {type(chunk).__name__}; "
-                            "what has a method tobytes() can be made so")
+            raise TypeError(f"say() takes 16-bit PCM as bytes, not {type(chunk).__name__}; "
+                            "arrays have a method tobytes()")
         with self.lock:
-            while self._going(speech) and len(self._out) >= self.rate * 2 * BUFFERED:
+            while self._goes_on(speech) and len(self._out) >= self.rate * 2 * BUFFERED:
                 self.changed.wait()
-            if self._going(speech):
+            if self._goes_on(speech):
                 self._out += chunk
-            return self._going(speech)
+            return self._goes_on(speech)
 
-    def _going(self, speech):
+    def _goes_on(self, speech):
         return not (speech.stopped or self.ended)
 
     def send_digits(self, digits):
@@ -296,49 +296,49 @@ class Conversation:
             while self._events and not self.ended:
                 self.changed.wait()
         if self.session.flow.events is None:
-            raise ValueError("telephone-event is not agreed any more")
+            raise ValueError("telephone-event is no longer agreed")
 
     def next_key(self, among=KEYS):
-        """Take the first key not read yet and return it, if it is one of these; else ""."""
+        """Take and return the first key that waits if it is one of these; else return ""."""
         with self.lock:
             if not self.keys or self.keys[0] not in among:
                 return ""
             key = self.keys.popleft()
-            self._fresh = len(self.keys) > 0
+            self._interrupts = len(self.keys) > 0
             return key
 
     def drop_next_key(self, among, seconds):
-        """Drop the next key if it is one of these and comes within so many seconds."""
+        """Drop the next key if it is one of these and comes within this time."""
         with self.lock:
             self._dropped = among, self.ticks + round(seconds * 50)
 
     def clear_keys(self):
-        """Drop the keys not read yet."""
+        """Drop the keys that wait to be read."""
         with self.lock:
             self.keys.clear()
-            self._fresh = False
+            self._interrupts = False
 
     def discard(self):
-        """Drop what was heard and not asked for."""
+        """Drop the frames that the bot has not asked for."""
         with self.lock:
-            self._heard.clear()
+            self._received.clear()
 
-    def hear(self):
-        """Return the next 20 ms: (number of the tick, PCM, is it voice?), or None at the end."""
+    def next_frame(self):
+        """Return 20 ms as (number of the tick, PCM, whether it is voice), or None at the end."""
         with self.lock:
-            while not self._heard and not self.ended:
+            while not self._received and not self.ended:
                 self._more.wait()
-            return self._heard.popleft() if self._heard else None
+            return self._received.popleft() if self._received else None
 
 
 class Rerated:
-    """Frames of PCM at another rate; what the resampler still holds is waited for once."""
+    """Frames of PCM at another rate. The first is padded, since the resampler delays its output."""
 
     def __init__(self, resampler, size):
         self._resampler, self._size, self._pcm = resampler, size, bytearray()
 
     def feed(self, pcm):
-        """Return a frame for a frame."""
+        """Take a frame and return one."""
         self._pcm += self._resampler.feed(pcm)
         if len(self._pcm) < self._size:
             self._pcm[:0] = bytes(self._size - len(self._pcm))
