@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "rtp": f"siprtp.sip.sdp {GROUND}",
     "siprtp.media": f"siprtp.media rtp {GROUND}",
     "bot": f"siprtp.bot_arguments siprtp.bot_results siprtp.media {GROUND}",
-    "siprtp.testing": f"bot siprtp.bot_arguments siprtp.bot_results siprtp.media {GROUND}",
+    "siprtp.testing": "bot siprtp.bot_arguments siprtp.bot_results siprtp.bot_service "
+                      f"siprtp.media {GROUND}",
     "siprtp.calls": "bot siprtp.bot_actions siprtp.bot_service siprtp.call_table siprtp.upkeep "
                     f"siprtp.sip siprtp.media sip_message sip_utils {GROUND}",
     "server": "bot siprtp.bot_loader siprtp.bot_service siprtp.calls siprtp.process siprtp.sip "

@@ -1,6 +1,8 @@
-"""FakeCall, the call of a bot's own tests: it has the names and signatures of the real one."""
+"""FakeCall has the names and signatures of a real call, and follows its script."""
 
+import asyncio
 import inspect
+import itertools
 import os
 import tempfile
 import unittest
@@ -10,7 +12,7 @@ import bot
 from siprtp.agreement import NOTHING
 from siprtp.config import Config
 from siprtp.media.session import Flow
-from siprtp.testing import FakeCall
+from siprtp.testing import MAX_SAID, FakeCall
 
 HELLO, PCM = b"\1\0" * 800, b"\2\0" * 500
 OWN = {"run", "said", "sent_digits", "ringing", "rejected", "transferred_to", "hung_up"}
@@ -89,6 +91,59 @@ class Script(unittest.TestCase):
             with wave.open(recorded[0]) as file:
                 self.assertEqual(file.getnchannels(), 2)
         self.assertEqual(sizes, [320] * 9)
+
+    def test_the_caller_of_a_menu_without_end_hangs_up(self):
+        def answer(call):
+            call.answer()
+            while True:
+                call.say(HELLO)
+                call.digits(1)
+
+        call = FakeCall(patience=3).run(answer)
+        self.assertEqual((call.ended, call.hung_up, len(call.said)), (True, False, 3))
+
+    def test_speech_without_end_is_cut_off_by_the_hang_up(self):
+        def answer(call):
+            call.answer()
+            call.say(itertools.repeat(HELLO))
+
+        self.assertEqual(len(FakeCall().run(answer).said[0]), MAX_SAID * 16000)
+
+    def test_a_silence_of_the_caller_ends_an_iterator_with_a_timeout(self):
+        def answer(call):
+            call.answer()
+            heard.append([utterance.pcm for utterance in call.utterances(timeout=3)])
+            heard.append([utterance.pcm for utterance in call.utterances()])
+
+        heard = []
+        FakeCall([HELLO, None, PCM, None, PCM]).run(answer)
+        self.assertEqual(heard, [[HELLO], [PCM, PCM]])
+
+    def test_it_rejects_the_arguments_that_a_call_rejects(self):
+        call = FakeCall()
+        call.answer()
+        for error, method in (
+                (ValueError, lambda: call.say(b"RIFF")), (TypeError, lambda: call.say("hello")),
+                (ValueError, lambda: call.say(PCM, barge_in="cough")),
+                (ValueError, lambda: call.send_digits("x")), (RuntimeError, call.reject),
+                (ValueError, lambda: call.utterances(silence=0)),
+                (ValueError, lambda: call.reject(200)), (ValueError, lambda: call.answer(44100)),
+                (ValueError, lambda: call.transfer("1000"))):
+            with self.assertRaises(error):
+                method()
+
+    @unittest.skipUnless(hasattr(asyncio, "TaskGroup"), "needs Python 3.11")
+    def test_the_end_of_the_call_may_come_in_a_group(self):
+        async def converse(call):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0))
+                group.create_task(asyncio.to_thread(call.say, call.frames()))
+
+        def answer(call):
+            call.answer()
+            asyncio.run(converse(call))
+
+        self.assertTrue(FakeCall([PCM]).run(answer).ended)
 
     def test_an_unanswered_call_says_nothing(self):
         with self.assertRaises(RuntimeError):
