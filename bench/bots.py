@@ -22,7 +22,7 @@ sys.path.insert(0, ROOT)
 
 from rtp import RTPPacket  # noqa: E402
 from siprtp.media import codec  # noqa: E402
-from siprtp.media.session import SO_TIMESTAMP, arrival_of  # noqa: E402
+from siprtp.media.arrival import SO_TIMESTAMP, arrival_of  # noqa: E402
 
 HERE, SERVER = "127.0.0.2", "127.0.0.1"
 SECOND = struct.pack("<8000h", *(300 * (n % 40 - 20) for n in range(8000)))  # a saw

@@ -101,7 +101,7 @@ class Calls(CallTable):
                             server.uas.respond, server.request_sender.send, self.release,
                             self.drop)
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
-            dialog.media = media
+            dialog.media, media.name = media, str(dialog)
             dialog.timer = SessionTimer(dialog, server.after, Dialog.hang_up)
             dialog.negotiation = sdp.Negotiation(
                 ip, media.port, lambda address: self.is_own(address, media.port),
@@ -326,8 +326,8 @@ def log_ended(dialog, seconds):
 
 def statistics(media, seconds):
     """Return the value of P-RTP-Stat, which CUCM copies into its dialog records; integers only."""
-    values = (("PS", media.packets_out), ("OS", media.octets_out),
-              ("PR", media.packets_in), ("OR", media.received.octets), ("PL", media.received.lost),
+    values = (("PS", media.packets_out), ("OS", media.bytes_out),
+              ("PR", media.packets_in), ("OR", media.received.bytes), ("PL", media.received.lost),
               ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
               ("DU", seconds))
     return ",".join(f"{name}={max(0, min(int(value), 0xFFFFFFFF))}" for name, value in values)

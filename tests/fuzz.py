@@ -210,7 +210,8 @@ def check_rtp(datagrams):
 
 def check_rtcp(data):
     sent, blocks = attempt(ValueError, rtcp.parse, data) or (None, [])
-    RTPSession(Wire([]))._take_report(sent, blocks, 1e9, 1e9)
+    session = RTPSession(Wire([]))
+    session.reports.take(session, sent, blocks, 1e9, 1e9)
     for block in blocks:
         rtcp.report(7, "c", None, block)
 

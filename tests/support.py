@@ -10,8 +10,8 @@ from server import SIPServer
 from sip_message import SIPMessage
 from siprtp.agreement import NOTHING
 from siprtp.config import Config
+from siprtp.media.flow import Flow
 from siprtp.media.rtcp import Reception
-from siprtp.media.session import Flow
 
 PEER = ("192.0.2.10", 5060)
 OFFER = (b"v=0\r\no=trunk 1 1 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n"
@@ -38,7 +38,7 @@ class Media:
         self.flows = []
         self.started = self.stopped = 0
         self.mute = False
-        self.packets_out = self.octets_out = self.reports = 0
+        self.packets_out = self.bytes_out = self.reports = 0
         self.received, self.round_trip = Reception(), None
 
     @property

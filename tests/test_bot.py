@@ -24,8 +24,8 @@ from siprtp import bot_loader, bot_service, dtmf
 from siprtp.agreement import NOTHING, Agreement
 from siprtp.config import Config, ConfigError
 from siprtp.media import codec, conversation
+from siprtp.media.flow import Flow
 from siprtp.media.resample import resample
-from siprtp.media.session import Flow
 
 SPEECH = array.array("h", [  # 20 ms, loud; bytes as on any machine, for the tests only
     int(8000 * math.sin(2 * math.pi * 440 * n / 8000)) for n in range(160)]).tobytes()

@@ -27,6 +27,10 @@ class Lines(unittest.TestCase):
         self.assertIn("the ACK agrees on PCMA, remote media 192.0.2.10:4000", lines[1])
         self.assertIn("call-1@192.0.2.10", lines[1])
 
+    def test_the_media_of_a_call_log_under_its_call_id(self):
+        call = self.trunk.call()
+        self.assertEqual(call.media.name, "call from '4711', Call-ID 'call-1@192.0.2.10'")
+
     def test_hold_and_resume_are_logged(self):
         call = self.trunk.call()
         for cseq, direction, end in ((2, "sendonly", "on hold, audio only from the caller"),

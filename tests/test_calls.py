@@ -169,7 +169,7 @@ class Ended(unittest.TestCase):
 
     def test_the_reason_they_give_is_logged_and_their_200_has_our_statistics(self):
         call = self.trunk.call()
-        call.media.packets_out, call.media.octets_out = 2, 320
+        call.media.packets_out, call.media.bytes_out = 2, 320
         for sequence in (1, 3):
             call.media.received.count(7, sequence, sequence * 160, 160, sequence * 160)
         call.media.round_trip = 0.05

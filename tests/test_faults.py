@@ -421,14 +421,14 @@ class Threads(Leaks):
         self.assert_nothing_left(trunk)
 
     def test_one_that_can_not_be_had_by_many_calls_over_is_one_line(self):
-        served, heir = RTPThread(), RTPThread()
-        heir.read = mock.Mock(side_effect=RuntimeError("can't start new thread"))
+        served, successor = RTPThread(), RTPThread()
+        successor.read = mock.Mock(side_effect=RuntimeError("can't start new thread"))
         served.read = lambda reader: served._readers.update({reader.fd: reader})
         served._poll = mock.Mock()
         served._readers = {fd: types.SimpleNamespace(fd=fd) for fd in range(100)}
         with self.assertLogs("siprtp.media.thread", "WARNING") as logged:
             for _ in range(10):
-                served.hand_over(heir)
+                served.hand_over(successor)
                 served._hand_over()
         self.assertEqual((len(logged.output), len(served)), (1, 100))
 
@@ -554,7 +554,7 @@ class Clocks(Leaks):
                                      caller.getsockname()))
             for jump in (HOUR, -HOUR):
                 wall = 1e9
-                session._take_report((7, rtcp.ntp(5000.0)), [], wall - 1, wall)
+                session.reports.take(session, (7, rtcp.ntp(5000.0)), [], wall - 1, wall)
                 session.received.count(7, 1, 0, 160, None)
                 clock.now += 2
                 session.report(wall + 2 + jump)
@@ -567,7 +567,7 @@ class Clocks(Leaks):
             caller.bind((A, 0))
             session = RTPSession(sock)
             session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
-            session.start(types.SimpleNamespace(tick=lambda function: None), tick=print)
+            session.start(types.SimpleNamespace(tick=lambda function, owner: None), tick=print)
             buffer, real = bytearray(2048), time.time
             for number, jump in enumerate((0, HOUR, -HOUR, -0.05, 0.05)):
                 caller.sendto(packet(number, 160 * number), (A, session.port))

@@ -47,11 +47,11 @@ class Counted(unittest.TestCase):
 
     def test_a_repeat_of_a_run_is_one(self):
         self.take(1)
-        self.reception.follow(30, 0, 31 << 32, 0, 0)
+        self.reception.count_run(30, 0, 31 << 32, 0, 0)
         self.assertEqual([self.reception.count(7, sequence, 0, 160, None)
                           for sequence in (31, 2, 1, 0, 32, 31)],
                          [False, False, False, True, True, False])
-        self.reception.follow(10 ** 6, 0, 5000 << 32, 0, 0)
+        self.reception.count_run(10 ** 6, 0, 5000 << 32, 0, 0)
         self.assertFalse(self.reception.count(7, 4950, 0, 160, None))
 
     def test_a_hundred_behind_is_a_new_beginning_that_says_nothing_of_losses(self):
@@ -68,7 +68,7 @@ class Counted(unittest.TestCase):
 
     def test_what_was_not_counted_is_not_lost(self):
         self.take(1, 2)
-        self.reception.begin_anew()
+        self.reception.restart()
         self.take(900, 901)
         self.assertEqual((self.reception.expected, self.reception.lost), (4, 0))
 

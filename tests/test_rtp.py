@@ -160,7 +160,7 @@ class Echoed(OnSockets):
     def test_a_new_source_goes_on_in_our_stream(self):
         self.send(10, 1000, ssrc=1)
         before = self.heard()
-        self.now += session_module.HOLD / 8000
+        self.now += session_module.STREAM_HOLD_UNITS / 8000
         self.send(9999, 777777, ssrc=2)
         after = self.heard()
         self.assertEqual(after.ssrc, before.ssrc)
@@ -231,13 +231,14 @@ class Echoed(OnSockets):
             stranger.recv(2048)
         self.assertEqual(self.counted(), (2, 2))
 
-    def test_a_payload_type_that_was_not_agreed_on_is_told_once(self):
+    def test_a_payload_type_that_was_not_agreed_on_is_logged_once_with_the_call(self):
+        self.session.name = "call 1"
         with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             for sequence in range(3 * session_module.MANY_IGNORED):
                 self.send(sequence, payload=b"G.729", payload_type=18)
             self.assert_next_heard(b"voice")
         self.assertEqual(logged.output, [
-            f"WARNING:siprtp.media.session:RTP to port {self.session.port} is ignored: "
+            f"WARNING:siprtp.media.session:call 1: RTP to port {self.session.port} is ignored: "
             "payload type 18 was not agreed on"])
 
     def test_comfort_noise_is_passed_over_in_silence(self):
@@ -300,7 +301,7 @@ class Waiting(OnSockets):
         self.addCleanup(self.session.sock.close)
         self.session.update(Agreement(self.caller.getsockname(), {8: 97, 0: 0, 101: 96}, True,
                                       True, "PCMA", events=101, others={0: "PCMU"}))
-        self.session.start(types.SimpleNamespace(tick=lambda function: None), tick=print)
+        self.session.start(types.SimpleNamespace(tick=lambda function, owner: None), tick=print)
         self.buffer = bytearray(2048)
 
     def heard(self, *packets):
@@ -404,7 +405,7 @@ class Reports(OnSockets):
 
     def test_reports_of_the_caller_tell_the_round_trip_and_are_referred_to(self):
         self.talk(1)
-        self.session._clock = lambda: 1000.0
+        self.session.clock = lambda: 1000.0
         now = time.time()
         middle = rtcp.ntp(now - 1) >> 16 & 0xFFFFFFFF  # our SR of a second ago
         block = rtcp.Block(self.session.ssrc, 0, 0, 1, 0, middle, 65536 // 2)
@@ -544,8 +545,8 @@ class Runs(unittest.TestCase):
             if rng.random() < 0.05:  # the SIP thread asks now and then
                 self.assertEqual(self.session.packets_out, out)
         received = self.session.received
-        self.assertEqual((received.packets, received.lost, received.octets, received.block()[:5]),
-                         (expected.packets, expected.lost, expected.octets,
+        self.assertEqual((received.packets, received.lost, received.bytes, received.block()[:5]),
+                         (expected.packets, expected.lost, expected.bytes,
                           expected.block()[:4] + (int(received.jitter),)))
         self.assertAlmostEqual(received.jitter, expected.jitter, delta=1)
         self.assertGreater(received.lost, 20)
@@ -579,7 +580,7 @@ class Runs(unittest.TestCase):
 
     def test_what_has_ended_is_counted_and_kept_by_nothing(self):
         self.run_up_to(5)
-        self.session._served = False  # else the stand-in has no shutdown
+        self.session._has_thread = False  # else the stand-in has no shutdown
         self.wire.close = lambda: None
         self.session.stop()
         self.assertFalse(self.echo.take(self.view, self.now))
@@ -599,7 +600,7 @@ class Runs(unittest.TestCase):
 
     def test_another_port_of_the_caller_is_heard_and_the_agreed_one_answered(self):
         self.run_up_to(3)
-        self.now += session_module.HOLD
+        self.now += session_module.STREAM_HOLD_UNITS
         for sequence in range(4, 8):
             [(_, address)] = self.take(sequence, sequence * 160, source=(A, 40001))
             self.assertEqual(address, self.remote)

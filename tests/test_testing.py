@@ -11,7 +11,7 @@ import wave
 import bot
 from siprtp.agreement import NOTHING
 from siprtp.config import Config
-from siprtp.media.session import Flow
+from siprtp.media.flow import Flow
 from siprtp.testing import MAX_SAID, FakeCall
 
 HELLO, PCM = b"\1\0" * 800, b"\2\0" * 500

@@ -7,7 +7,7 @@ import unittest
 from unittest import mock
 
 from siprtp.media import thread as rtp_thread
-from siprtp.media.thread import BEHIND, MANY, TICK, RTPThread
+from siprtp.media.thread import GATHER_CALLS, MAX_BEHIND, TICK, RTPThread
 
 
 class Time:
@@ -67,7 +67,7 @@ class Ticks(unittest.TestCase):
         begun = self.time.now - 100
         self.served.run()
         late = [at for at in self.at["two"] if at <= begun + 1e-6]
-        self.assertAlmostEqual(len(late), 1 + BEHIND / TICK, delta=1)
+        self.assertAlmostEqual(len(late), 1 + MAX_BEHIND / TICK, delta=1)
 
     def test_one_that_raises_is_served_no_more_and_the_others_are(self):
         def broken():
@@ -190,22 +190,22 @@ class Readers(unittest.TestCase):
 
     def test_one_that_was_handed_over_is_served_by_the_other_thread(self):
         for served in self.each_poll():
-            heir, by = RTPThread(), []
+            successor, by = RTPThread(), []
             (sock, got, take, _), (stays, _, take_other, _) = self.reader(b"end"), self.reader(b"")
 
             def noting(view, now, take=take, by=by):
                 by.append(threading.current_thread())
                 return take(view, now)
 
-            heir.read(Reader(stays, take_other))
+            successor.read(Reader(stays, take_other))
             served.read(Reader(sock, noting))
-            first, second = served.thread, heir.thread
-            served.hand_over(heir)
+            first, second = served.thread, successor.thread
+            served.hand_over(successor)
             self.sender.sendto(b"1", sock.getsockname())
             self.wait_for_end(served)
             self.sender.sendto(b"end", sock.getsockname())
             self.sender.sendto(b"", stays.getsockname())
-            self.wait_for_end(heir)
+            self.wait_for_end(successor)
             self.assertEqual((got, by[-1]), ([b"1", b"end"], second))
             self.assertLessEqual(set(by), {first, second})
 
@@ -213,10 +213,10 @@ class Readers(unittest.TestCase):
         for served in self.each_poll():
             sock, got, take, _ = self.reader(b"end")
             served.read(Reader(sock, take))
-            heir = RTPThread()
-            heir.read = mock.Mock(side_effect=OSError("no more"))
+            successor = RTPThread()
+            successor.read = mock.Mock(side_effect=OSError("no more"))
             with self.assertLogs("siprtp.media.thread", "WARNING"):
-                served.hand_over(heir)
+                served.hand_over(successor)
                 for data in (b"1", b"2", b"end"):
                     self.sender.sendto(data, sock.getsockname())
                 self.wait_for_end(served)
@@ -224,7 +224,7 @@ class Readers(unittest.TestCase):
 
     def test_where_many_are_behind_two_packets_are_taken_at_a_time(self):
         for served in self.each_poll():
-            order, readers = [], [self.reader(b"end") for _ in range(MANY + 1)]
+            order, readers = [], [self.reader(b"end") for _ in range(GATHER_CALLS + 1)]
             for number, (sock, _, take, _) in enumerate(readers):
                 for data in (b"1", b"2", b"end"):
                     self.sender.sendto(data, sock.getsockname())

@@ -1,65 +1,70 @@
-"""RTCP: what was received of a source, and the reports about it (RFC 3550 6).
+"""RTCP: statistics of a received source, and the reports about it (RFC 3550 6).
 
-Functions of bytes and numbers; no socket and no clock.
+Only bytes and numbers: no socket and no clock.
 """
 
 import struct
-from typing import NamedTuple
+from typing import List, NamedTuple, Optional, Tuple
 
 SR, RR, SDES, BYE = 200, 201, 202, 203
 INTERVAL = 5.0  # seconds between reports, on average (RFC 3550 6.2)
 NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
-MAX_DROPOUT = 3000  # a sequence number further ahead is a new beginning (RFC 3550 A.1)
-MAX_MISORDER = 100  # and so is one as far behind
-RECENT = (1 << MAX_MISORDER) - 1  # what came of the last sequence numbers, a bit each
+MAX_DROPOUT = 3000  # packets: a sequence number further ahead starts anew (RFC 3550 A.1)
+MAX_MISORDER = 100  # packets: a sequence number this far behind starts anew, too
+RECENT = (1 << MAX_MISORDER) - 1  # mask: a bit for each recent sequence number that arrived
 
 
 class Block(NamedTuple):
-    """A report block: how the reporter receives the source ssrc."""
+    """A report block: how well the reporter receives the source ssrc."""
 
     ssrc: int
-    fraction_lost: int  # of 256, since the report before
-    lost: int  # packets, from the beginning
+    fraction_lost: int  # in 1/256, since the previous report
+    lost: int  # packets, since the start
     highest: int  # extended sequence number
     jitter: int  # timestamp units
-    last_sr: int  # the middle 32 bits of the NTP time of our last SR, 0 for none
-    delay: int  # since that SR came, in 1/65536 s
+    last_sr: int  # the middle 32 bits of the NTP time of the last SR from ssrc, 0 for none
+    delay: int  # since that SR arrived, in 1/65536 s
 
 
 class Reception:
-    """Counts packets, losses, jitter (RFC 3550 A.1, A.3, A.8): by the RTP thread, read by any."""
+    """Counts packets, losses and jitter (RFC 3550 A.1, A.3, A.8).
+
+    The RTP thread counts; any thread may read.
+    """
 
     def __init__(self):
-        self.ssrc, self.packets, self.octets = None, 0, 0
+        self.ssrc, self.packets, self.bytes = None, 0, 0  # bytes of payload
         self.jitter = 0.0  # timestamp units
         self.highest = 0  # sequence number, 16 bits
-        self.transit = 0  # arrival - timestamp of the last packet whose arrival counts
+        self.transit = 0  # arrival - timestamp of the last packet with an arrival
         self._base = self._cycles = 0
-        self._recent = 0  # bit n: whether highest - n came
-        self._before = 0, 0  # (expected, packets) of the sources before this one
+        self._recent = 0  # bit n: whether highest - n has arrived
+        self._before = 0, 0  # (expected, packets) of all previous sources
         self._reported = 0, 0  # (expected, packets) at the last report
 
-    def follow(self, count, octets, head, arrival, jitter):
-        """Take packets of this source that followed each other, the last less than 65536.
+    def count_run(self, count: int, size: int, head: int, arrival: int, jitter: float) -> None:
+        """Count consecutive packets of this source, size bytes of payload in all.
 
-        head: sequence number << 32 | timestamp of the last. arrival, jitter: as they are after it.
+        head: sequence number << 32 | timestamp of the last; its number has not wrapped. arrival,
+        jitter: as they are after it, in timestamp units.
         """
         self.packets += count
-        self.octets += octets
+        self.bytes += size
         shift = min(count, MAX_MISORDER)
         self._recent = (self._recent + 1 << shift) - 1 & RECENT
         self.highest = head >> 32 & 0xFFFF
         self.transit = arrival - (head & 0xFFFFFFFF)
         self.jitter = jitter
 
-    def count(self, ssrc, sequence, timestamp, octets, arrival):
-        """Take one packet; return False for a repeat.
+    def count(self, ssrc: int, sequence: int, timestamp: int, size: int,
+              arrival: Optional[int]) -> bool:
+        """Count a packet with size bytes of payload; return False for a repeat.
 
-        arrival: in timestamp units, None where it says nothing of jitter.
+        arrival: in timestamp units, or None if it must not count for the jitter.
         """
         ahead, new = sequence - self.highest & 0xFFFF, True
         if ssrc != self.ssrc or MAX_DROPOUT < ahead <= 0x10000 - MAX_MISORDER:
-            self.begin_anew()
+            self.restart()
             self.ssrc, self._base, self.highest, self._cycles = ssrc, sequence, sequence, 0
             self._recent = 1
         elif ahead < 0x8000:
@@ -71,32 +76,32 @@ class Reception:
             new = not self._recent & late
             self._recent |= late
         self.packets += 1
-        self.octets += octets
+        self.bytes += size
         if arrival is None:
             return new
         change, self.transit = arrival - timestamp - self.transit, arrival - timestamp
-        if abs(change) < 8000:  # more than a second is a new clock or the first packet, no jitter
+        if abs(change) < 8000:  # a second or more is a new clock or the first packet, not jitter
             self.jitter += (abs(change) - self.jitter) / 16
         return new
 
-    def begin_anew(self):
-        """Expect another source, or the same after a time in which it was not counted."""
+    def restart(self) -> None:
+        """Expect another source, or the same one after a time without counting."""
         self._before = self._reported = self.expected, self.packets
         self.ssrc, self.transit = None, -1 << 40
 
     @property
-    def expected(self):
-        """Packets that the sequence numbers say were sent."""
+    def expected(self) -> int:
+        """Packets that were sent, by their sequence numbers."""
         return self._before[0] + (
             0 if self.ssrc is None else self._cycles + self.highest - self._base + 1)
 
     @property
-    def lost(self):
-        """Packets that were sent and did not come."""
+    def lost(self) -> int:
+        """Packets that were sent but have not arrived."""
         return max(0, self.expected - self.packets)
 
-    def block(self, last_sr=0, delay=0):
-        """Return the Block to report now; the next one counts from here."""
+    def block(self, last_sr: int = 0, delay: int = 0) -> Block:
+        """Return the Block to report now; the next Block starts here."""
         expected, packets = self.expected, self.packets
         new = expected - self._reported[0]
         lost = max(0, new - (packets - self._reported[1]))
@@ -108,7 +113,7 @@ class Reception:
                      int(self.jitter), last_sr, delay)
 
 
-def ntp(seconds):
+def ntp(seconds: float) -> int:
     """Return a time of day (seconds since 1970) as a 64-bit NTP timestamp."""
     return int((seconds + NTP_EPOCH) * 4294967296) & 0xFFFFFFFFFFFFFFFF
 
@@ -117,11 +122,12 @@ def _packet(kind, count, body):
     return struct.pack("!BBH", 0x80 | count, kind, len(body) // 4) + body
 
 
-def report(ssrc, cname, sender=None, block=None):
+def report(ssrc: int, cname: str, sender: Optional[Tuple[int, int, int, int]] = None,
+           block: Optional[Block] = None) -> bytes:
     """Return a compound packet: SR or RR, then SDES with the CNAME.
 
-    sender: (NTP timestamp, RTP timestamp, packets, octets) where something was sent since the
-    report before. block: a Block, where something was received.
+    sender: (NTP timestamp, RTP timestamp, packets, octets) if anything was sent since the last
+    report. block: a Block if anything was received.
     """
     body = struct.pack("!I", ssrc)
     if sender:
@@ -131,19 +137,20 @@ def report(ssrc, cname, sender=None, block=None):
                             block.highest, block.jitter, block.last_sr, block.delay)
     name = cname.encode()
     item = struct.pack("!IBB", ssrc, 1, len(name)) + name
-    item += b"\0" * (4 - len(item) % 4)  # ends with at least one
+    item += b"\0" * (4 - len(item) % 4)  # RFC 3550 6.5: at least one null ends the list
     return _packet(SR if sender else RR, 1 if block else 0, body) + _packet(SDES, 1, item)
 
 
-def goodbye(ssrc, cname, sender=None, block=None):
-    """Return the compound packet that ends a stream: the last report, and BYE."""
+def goodbye(ssrc: int, cname: str, sender: Optional[Tuple[int, int, int, int]] = None,
+            block: Optional[Block] = None) -> bytes:
+    """Return the compound packet that ends a stream: the last report and a BYE."""
     return report(ssrc, cname, sender, block) + _packet(BYE, 1, struct.pack("!I", ssrc))
 
 
-def parse(data):
+def parse(data: bytes) -> Tuple[Optional[Tuple[int, int]], List[Block]]:
     """Return ((SSRC, NTP timestamp) of the SR or None, [Block]) of a compound packet.
 
-    Raises ValueError for what is no compound packet (RFC 3550 A.2).
+    Raises ValueError unless data is a compound packet (RFC 3550 A.2).
     """
     sent, blocks, at = None, [], 0
     while at < len(data):

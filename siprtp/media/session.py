@@ -1,4 +1,4 @@
-"""The RTP session of one call: what it accepts, counts, reports and sends (RFC 3550).
+"""The RTP session of one call: what it accepts, counts and sends (RFC 3550).
 
 RTPSession belongs to two threads: the SIP thread says where to send (`update`) and when to end
 (`stop`); the RTP thread does the rest and closes the socket.
@@ -7,116 +7,82 @@ RTPSession belongs to two threads: the SIP thread says where to send (`update`) 
 import logging
 import secrets
 import socket
-import struct
 import sys
 import threading
 import time
+from typing import Optional
 
 from rtp import HEADER, MAX_PACKET, RTPPacket, open_rtp_socket
-from siprtp.agreement import NOTHING
+from siprtp.agreement import NOTHING, Agreement
 from siprtp.dtmf import FRAME, EventReader
-from siprtp.media import rtcp
+from siprtp.media.arrival import arrival_of, enable_timestamps
 from siprtp.media.echo import Echo
+from siprtp.media.flow import STREAM_HOLD_UNITS, Flow
+from siprtp.media.reports import Reports
+from siprtp.media.rtcp import Reception
 from siprtp.sockets import host_port
 
 log = logging.getLogger(__name__)
 
-KEYS = 25  # told in a second: gateways send ten at most, but what was held up comes at once
-MANY_IGNORED = 50  # packets: RTP may come before the ACK that tells whose it is
-COMFORT_NOISE = 13  # payload type (RFC 3389), sent by gateways unasked
-HOLD = 800  # timestamp units, 100 ms: how long a stream keeps the call after its last packet
-FLOOD = 250  # packets of a bot's call in 20 ms: more are left for the next
-SO_TIMESTAMP, TIMEVAL = 29, struct.Struct("@ll")  # of Linux; Python has no name for it
-FRESH = 0.020  # seconds
+# Keys reported in a second: gateways send ten at most, but delayed packets arrive together.
+MAX_KEYS_PER_SECOND = 25
+MANY_IGNORED = 50  # packets before a warning: RTP may arrive before the ACK that names its source
+COMFORT_NOISE = 13  # payload type (RFC 3389), which gateways send without an agreement
+MAX_PACKETS_PER_TICK = 250  # packets of a bot's call read in 20 ms; the rest waits for the next
+FRESH_SECONDS = 0.020  # a packet younger than this is the last one waiting, most likely
 
 
-def open_rtp_session(ip, start, end, first, peer_ip):
-    """Return an RTPSession as of open_rtp_socket, with RTCP on the next port if that is free."""
+def open_rtp_session(ip: str, start: int, end: int, first: Optional[int],
+                     peer_ip: str) -> "RTPSession":
+    """Return an RTPSession with a socket from open_rtp_socket, and RTCP on the next port if free.
+
+    Raises OSError as open_rtp_socket does.
+    """
     sock = open_rtp_socket(ip, start, end, first)
     port, rtcp_sock = sock.getsockname()[1] + 1, None
     try:
         if port <= end:
             rtcp_sock = open_rtp_socket(ip, port)
-            if sys.platform == "linux":
-                rtcp_sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+            enable_timestamps(rtcp_sock)
     except OSError as error:
-        log.debug("no RTCP on port %d: %s", port, error)
+        log.debug("port %d: no RTCP on port %d: %s", port - 1, port, error)
     return RTPSession(sock, peer_ip, rtcp_sock=rtcp_sock)
-
-
-def arrival_of(ancillary):
-    """Return when a datagram came, by the kernel's clock in seconds since 1970, or None."""
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMP and len(data) == TIMEVAL.size:
-            seconds, microseconds = TIMEVAL.unpack(data)
-            return seconds + microseconds / 1e6
-    return None
-
-
-class Flow:
-    """Where a session's packets go and come from; replaced as a whole when that changes."""
-
-    def __init__(self, agreement):
-        self.agreement = agreement
-        (self.remote, self.formats, self.sending, self.receiving, self.codec, self.rtcp,
-         self.events, self.others) = agreement
-        self.audio = next(iter(self.formats), None)  # the payload type of the codec
-        # of the stream we hear: the last (ip, port) found good, its SSRC; RTP thread only
-        self.source = self.ssrc = None
-        self.target = self.remote
-        self.ignored = 0  # packets that were not taken
-        self.failed = False  # some could not be sent
-
-    def accept(self, source, ssrc, live, peer_ip):
-        """Say whether another stream is the call's from now on; follow a caller behind NAT.
-
-        Good are the IP of the description, any port (music on hold comes from another), and the
-        IP that signals: where that differs from the description and sends, it is a NAT's. live:
-        the stream we have goes on. Then nobody takes its place but who was described, or whoever
-        knows or shares the call's IP could break in.
-        """
-        described = self.remote is not None and source[0] == self.remote[0]
-        if not described and source[0] != peer_ip:
-            return False
-        if live and self.source and (source != self.remote or self.source == self.remote):
-            return False
-        self.source, self.ssrc = source, ssrc
-        self.target = self.remote if described or self.remote is None else source
-        return True
 
 
 class RTPSession:
     """The RTP of one call.
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
-    unknown. rtcp_sock: for reports, or None; the SIP thread's alone. on_key(key): for each key
-    pressed. One thread receives, and does not block: in an Echo, or by `waiting`.
+    unknown. rtcp_sock: for reports, or None. on_key(key): called for each key pressed. name: what
+    the log calls the call. One thread receives without blocking: by an Echo, or by `waiting`.
     """
 
-    def __init__(self, sock, peer_ip="", stop_event=None, rtcp_sock=None, clock=time.monotonic):
-        self.sock, self.peer_ip = sock, peer_ip
-        self._rtcp, self._clock = rtcp_sock, clock
+    def __init__(self, sock: socket.socket, peer_ip: str = "", stop_event=None, rtcp_sock=None,
+                 clock=time.monotonic):
+        self.sock, self.peer_ip, self.clock = sock, peer_ip, clock
         self.port = sock.getsockname()[1]
+        self.name = f"port {self.port}"  # until a call gives its own
         self.stop_event = stop_event or threading.Event()
         self.flow = Flow(NOTHING)
-        self._received, self._packets_out, self._octets_out = rtcp.Reception(), 0, 0
-        self.echo = None  # while one is served
-        self.round_trip = None  # seconds, from the other side's reports
+        self.reports = Reports(rtcp_sock)
+        self.echo = None  # the Echo that serves the session, if one does
         self.on_key = None
-        self._events, self._told = EventReader(), (0, 0)  # a second; the keys told in it
-        self._last_sr = 0, 0, 0.0  # (SSRC, middle of its NTP time, when it came by our clock)
-        self._came = 0  # when the last packet that was taken came, timestamp units
-        self._sent = 0, 0  # a timestamp that was sent; when it was first, in timestamp units
-        self._counted = None  # the Flow whose packets are being counted
-        self._introduced = False  # some report has been sent
-        self._reported = 0, 0  # (packets in, packets out) at the last report
-        self._cname = secrets.token_hex(8)
+        self.mute = False  # True: send echoed audio only, and no reports
         self.header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
-        self._served = False  # by a thread, which closes the socket
+        # a timestamp that was sent, and when it was sent first, in timestamp units of our clock
+        self.last_sent = 0, 0
+        self._received, self._packets_out, self._bytes_out = Reception(), 0, 0
+        self._events = EventReader()
+        self._keys_reported = 0, 0  # a second, and the keys reported in it
+        self._last_arrival = 0  # of a packet that was accepted, in timestamp units
+        self._counted_flow = None  # the Flow whose packets are being counted
+        self._has_thread = False  # a thread serves the session and closes the socket
         self._warned = False
-        self.mute = False  # True: nothing is said but what is echoed
+
+    def __str__(self):
+        return self.name
 
     def _settle(self):
         echo = self.echo
@@ -124,129 +90,79 @@ class RTPSession:
             echo.settle()
 
     @property
-    def received(self):
-        """The rtcp.Reception, up to now."""
+    def received(self) -> Reception:
+        """What was received up to now."""
         self._settle()
         return self._received
 
     @property
-    def packets_in(self):
+    def packets_in(self) -> int:
         return self.received.packets
 
     @property
-    def packets_out(self):
+    def packets_out(self) -> int:
         self._settle()
         return self._packets_out
 
     @property
-    def octets_out(self):
+    def bytes_out(self) -> int:
+        """Bytes of payload sent (RFC 3550 6.4.1: the sender's octet count)."""
         self._settle()
-        return self._octets_out
+        return self._bytes_out
+
+    @property
+    def round_trip(self) -> Optional[float]:
+        """Seconds to the other side and back, by its last report, or None."""
+        return self.reports.round_trip
 
     # SIP thread
 
-    def update(self, agreement):
-        """Go on as an sdp.Agreement says; one that says nothing new disturbs nothing."""
+    def update(self, agreement: Agreement) -> None:
+        """Follow an agreement; if it equals the present one, nothing changes."""
         if agreement != self.flow.agreement:
             self.flow = Flow(agreement)
             echo = self.echo
             if echo:
                 echo.interrupt()
 
-    def start(self, thread, tick=None):
-        """Be served by an RTPThread, which closes the socket: by tick, every 20 ms, or the echo.
+    def start(self, thread, tick=None) -> None:
+        """Let an RTPThread serve the session and close its socket in the end.
 
-        Raises RuntimeError or OSError if no thread can be had.
+        It calls tick() every 20 ms or, without one, echoes. Raises RuntimeError or OSError if
+        there can be no thread.
         """
         if tick:
-            if sys.platform == "linux":
-                self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
-            thread.tick(tick)
+            enable_timestamps(self.sock)
+            thread.tick(tick, self)
         else:
             echo = Echo(self)
             thread.read(echo)
             self.echo = echo
-        self._served = True
+        self._has_thread = True
 
-    def stop(self):
-        """End the session: its thread closes the socket, or this does where none was started."""
+    def stop(self) -> None:
+        """End the session. Its thread closes the RTP socket; without a thread, this does."""
         self.stop_event.set()
-        if self._rtcp is not None:
-            if self._introduced or (self.packets_out and not self.mute):  # RFC 3550 6.3.7
-                self._send_rtcp(rtcp.goodbye(self.ssrc, self._cname, *self._news(time.time())))
-            self._rtcp.close()
-            self._rtcp = None
-        if not self._served:
+        self.reports.close(self)
+        if not self._has_thread:
             self.sock.close()
             return
         try:
             self.sock.shutdown(socket.SHUT_RD)
         except OSError:
-            pass  # Linux wakes who polls an unconnected socket all the same
+            pass  # the socket is not connected; on Linux this wakes the poll all the same
 
-    def report(self, now):
-        """Read the reports that came and send ours (RFC 3550 6); now: seconds since 1970."""
-        if self._rtcp is None or self.mute:
-            return
-        self._read_reports(now)
-        self._introduced = True
-        self._send_rtcp(rtcp.report(self.ssrc, self._cname, *self._news(now)))
-
-    def _news(self, now):
-        """Return what was sent and received since the last report, as rtcp.report takes them."""
-        received = self.received
-        packets = received.packets, self._packets_out
-        sender = block = None
-        if packets[1] > self._reported[1]:
-            timestamp, when = self._sent
-            timestamp += int(self._clock() * 8000) - when
-            sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets[1],
-                      self._octets_out & 0xFFFFFFFF)
-        if packets[0] > self._reported[0] and received.ssrc is not None:
-            ssrc, last_sr, came = self._last_sr
-            last_sr = last_sr if ssrc == received.ssrc else 0
-            delay = int((self._clock() - came) * 65536) & 0xFFFFFFFF if last_sr else 0
-            block = received.block(last_sr, delay)
-        self._reported = packets
-        return sender, block
-
-    def _send_rtcp(self, data):
-        try:
-            if self.flow.rtcp:
-                self._rtcp.sendto(data, self.flow.rtcp)
-        except OSError as error:
-            log.debug("RTCP to %s not sent: %s", host_port(*self.flow.rtcp), error)
-
-    def _read_reports(self, now):
-        ours = {self.peer_ip, *(at[0] for at in (self.flow.rtcp, self.flow.remote) if at)}
-        for _ in range(20):  # more would be a flood
-            try:
-                data, ancillary, _, source = self._rtcp.recvmsg(2048, 64)
-            except (OSError, AttributeError):
-                return  # no more, or a system without recvmsg
-            try:
-                if source[0] in ours:
-                    self._take_report(*rtcp.parse(data), arrival_of(ancillary), now)
-            except ValueError as error:
-                log.debug("RTCP from %s ignored: %s", host_port(*source[:2]), error)
-
-    def _take_report(self, sent, blocks, came, now):
-        if came is None:
-            return  # without the time it came there is nothing to measure
-        if sent is not None:  # the time of day may jump until we refer to it
-            self._last_sr = sent[0], sent[1] >> 16 & 0xFFFFFFFF, self._clock() - (now - came)
-        for block in blocks:
-            if block.ssrc == self.ssrc and block.last_sr:
-                took = (rtcp.ntp(came) >> 16) - block.last_sr - block.delay & 0xFFFFFFFF
-                if took < 60 * 65536:  # more is one of the clocks
-                    self.round_trip = took / 65536
+    def report(self, now: float) -> None:
+        """Read the RTCP reports that have arrived and send ours. now: seconds since 1970."""
+        if not self.mute:
+            self.reports.exchange(self, now)
 
     # RTP thread
 
     def waiting(self, buffer):
-        """Yield (name of codec, SSRC, timestamp, payload) of each packet of audio that is there."""
+        """Yield (name of codec, SSRC, timestamp, payload) of each audio packet that waits."""
         now = time.time()
-        for _ in range(FLOOD):
+        for _ in range(MAX_PACKETS_PER_TICK):
             try:
                 if sys.platform == "linux":
                     size, ancillary, _, source = self.sock.recvmsg_into([buffer], 64)
@@ -256,61 +172,64 @@ class RTPSession:
                 continue  # an ICMP error of an earlier packet
             except OSError:
                 return
-            came = arrival_of(ancillary)
-            size = self.take(buffer, size, source, int((came or self._clock()) * 8000))
+            arrived = arrival_of(ancillary)
+            size = self.take(buffer, size, source, int((arrived or self.clock()) * 8000))
             if size:
                 second, _, timestamp, ssrc = self.header
                 flow, kind = self.flow, second & 127
                 name = flow.codec if kind == flow.audio else flow.others.get(kind)
                 if name and ssrc != self.ssrc:
                     yield name, ssrc, timestamp, bytes(buffer[12:size])
-                if came and now - came < FRESH:
-                    return  # it has just come: no other waits, or not for long
+                if arrived and now - arrived < FRESH_SECONDS:
+                    return
 
-    def count_run(self, count, octets, head, shift, came, jitter):
-        """Count packets of so many octets that were echoed in a run; head: of the last."""
-        self._received.follow(count, count * octets, head, came, jitter)
+    def count_run(self, count, size, head, shift, arrival, jitter):
+        """Count a run of packets that were echoed, each with size bytes of payload.
+
+        head: the first 8 bytes of the last, as a number; shift: from these to ours.
+        """
+        self._received.count_run(count, count * size, head, arrival, jitter)
         ours = head + shift
         self.sequence, self.timestamp = (ours >> 32) + 1 & 0xFFFF, (ours & 0xFFFFFFFF) + FRAME
-        self._sent = ours & 0xFFFFFFFF, came
-        self._came = came
+        self.last_sent = ours & 0xFFFFFFFF, arrival
+        self._last_arrival = arrival
         self._packets_out += count
-        self._octets_out += count * octets
+        self._bytes_out += count * size
 
-    def take(self, buffer, size, source, arrival):
-        """Return the size of the packet in buffer if it is the call's, else 0.
+    def take(self, buffer, size: int, source, arrival: int) -> int:
+        """Return the size of the packet in buffer if it belongs to the call, else 0.
 
-        arrival: by some clock, in timestamp units.
+        arrival: by any clock, in timestamp units. Padding, extension and CSRCs are removed.
         """
         flow = self.flow
         if not 12 <= size < MAX_PACKET or buffer[0] & 0xC0 != 0x80:
-            return 0  # not RTP, or cut
+            return 0  # not RTP, or truncated
         _, second, sequence, timestamp, ssrc = HEADER.unpack_from(buffer)
         if 192 <= second < 224:
             return 0  # RTCP (RFC 5761 4)
         kind = second & 127
-        # lenient: some gateways number keys as a stream of their own; and ours may loop
+        # lenient: some gateways send keys with an SSRC of their own; and our own SSRC may loop
         if source != flow.source or (kind != flow.events and ssrc not in (flow.ssrc, self.ssrc)):
-            live = 0 <= arrival - self._came < HOLD
-            if not flow.accept(source, ssrc, live, self.peer_ip):
-                self._warn_of(source, ssrc, flow)
+            continues = 0 <= arrival - self._last_arrival < STREAM_HOLD_UNITS
+            if not flow.accept(source, ssrc, continues, self.peer_ip):
+                self._warn_of_source(source, ssrc, flow)
                 return 0
         if buffer[0] != 0x80:
             size = _strip(buffer, size)
             if not size:
                 return 0
-        if flow is not self._counted:  # on hold nothing may have come, and nothing is lost
-            self._counted = flow
-            self._received.begin_anew()
-        self._came = arrival
+        if flow is not self._counted_flow:  # a gap in the sequence may be a hold, not a loss
+            self._counted_flow = flow
+            self._received.restart()
+        self._last_arrival = arrival
         new = self._received.count(ssrc, sequence, timestamp, size - 12,
                                    arrival if kind == flow.audio else None)
         if not new or not flow.receiving:
             return 0
         if kind not in flow.formats:
             if kind != COMFORT_NOISE and self._ignores_many(flow):
-                log.warning("RTP to port %d is ignored: payload type %d was not agreed on",
-                            self.port, kind)
+                log.warning("%s: RTP to port %d is ignored: payload type %d was not agreed on",
+                            self, self.port, kind)
             return 0
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
@@ -321,45 +240,48 @@ class RTPSession:
         key, on_key = self._events.read(ssrc, timestamp, payload), self.on_key
         if not key or not on_key:
             return
-        last, count = self._told
-        self._told = second, count + 1 if second == last else 1
-        if self._told[1] <= KEYS:  # each is work for the SIP thread, and a line of the log
+        last, count = self._keys_reported
+        count = count + 1 if second == last else 1
+        self._keys_reported = second, count
+        if count <= MAX_KEYS_PER_SECOND:  # each key costs the SIP thread work, and a log line
             on_key(key)
 
     def _ignores_many(self, flow):
-        """Count a packet that is not taken; say, once in a call, when they are many."""
+        """Count an ignored packet; return True once in a call, when it is time for a warning."""
         flow.ignored += 1
         if flow.ignored != MANY_IGNORED or not flow.remote or self._warned:
             return False
         self._warned = True
         return True
 
-    def _warn_of(self, source, ssrc, flow):
+    def _warn_of_source(self, source, ssrc, flow):
         if self._ignores_many(flow):
-            good = dict.fromkeys(ip for ip in (flow.remote[0], self.peer_ip) if ip)
-            heard = f", and {host_port(*flow.source[:2])} is heard" if flow.source else ""
-            log.warning("RTP to port %d from %s (SSRC %d) is ignored: the call's addresses are "
-                        "%s%s", self.port, host_port(*source[:2]), ssrc, " and ".join(good), heard)
+            allowed = dict.fromkeys(ip for ip in (flow.remote[0], self.peer_ip) if ip)
+            present = f", and {host_port(*flow.source[:2])} is sending" if flow.source else ""
+            log.warning("%s: RTP to port %d from %s (SSRC %d) is ignored: the call's addresses "
+                        "are %s%s", self, self.port, host_port(*source[:2]), ssrc,
+                        " and ".join(allowed), present)
 
-    def send(self, payload, units=FRAME, marker=False, event=False):
-        """Send a packet in the negotiated codec, or a telephone-event; dropped while on hold.
+    def send(self, payload: bytes, units: int = FRAME, marker: bool = False,
+             event: bool = False) -> None:
+        """Send a packet in the agreed codec, or a telephone-event; drop it while on hold.
 
-        units: how far the timestamp goes on with it; with 0 the next packet has the same.
+        units: how far the timestamp advances; with 0 the next packet has the same timestamp.
         """
         flow = self.flow
         kind = flow.formats.get(flow.events if event else flow.audio)
         if kind is not None and not self.mute:
             self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
                                     marker).serialize(), self.timestamp,
-                          int(self._clock() * 8000))
+                          int(self.clock() * 8000))
         self.skip(units)
 
-    def skip(self, units):
-        """Let the timestamp go on where nothing is sent."""
+    def skip(self, units: int) -> None:
+        """Advance the timestamp without sending."""
         self.timestamp = self.timestamp + units & 0xFFFFFFFF
 
-    def transmit(self, data, timestamp, now):
-        """Send the bytes of a packet numbered with `sequence`, unless the call is held.
+    def transmit(self, data, timestamp: int, now: int) -> None:
+        """Send the bytes of a packet numbered with `sequence`, unless the call is on hold.
 
         now: by our clock, in timestamp units.
         """
@@ -369,15 +291,15 @@ class RTPSession:
         try:
             self.sock.sendto(data, flow.target)
         except OSError as error:
-            log.log(logging.DEBUG if flow.failed else logging.WARNING, "RTP to %s not sent: %s",
-                    host_port(*flow.target[:2]), error)
+            log.log(logging.DEBUG if flow.failed else logging.WARNING, "%s: RTP to %s not sent: %s",
+                    self, host_port(*flow.target[:2]), error)
             flow.failed = True
             return
         self.sequence = self.sequence + 1 & 0xFFFF
         self._packets_out += 1
-        self._octets_out += len(data) - 12
-        if timestamp != self._sent[0]:
-            self._sent = timestamp, now
+        self._bytes_out += len(data) - 12
+        if timestamp != self.last_sent[0]:
+            self.last_sent = timestamp, now
 
 
 def _strip(buffer, size):
