@@ -7,16 +7,16 @@ KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
 END = 0x80
 FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
-PRESS = 5  # frames that a key we send is held
-LATE = 40000  # timestamp units, 5 s: a timestamp further back is a new clock
-SAME = 5.0  # seconds; INFO comes when the key is released
+PRESS = 5  # frames of 20 ms that a key we send lasts
+LATE = 40000  # timestamp units, 5 s: a timestamp further back belongs to a new clock
+SAME = 5.0  # seconds in which two reports of a key may be one press: INFO follows its release
 SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
 class EventReader:
-    """Tells each press of a key once, however many packets say so and some are lost.
+    """Reports each press of a key once, however many packets carry it and some are lost.
 
-    What tells presses apart is the timestamp and the E bit; the marker may be lost with its packet.
+    The timestamp and the E bit tell presses apart; the marker may be lost with its packet.
     """
 
     def __init__(self):
@@ -24,14 +24,14 @@ class EventReader:
         self._ended, self._duration = True, 0
 
     def read(self, ssrc, timestamp, payload):
-        """Return the key a packet begins, "" where it goes on with one or is no key."""
+        """Return the key whose press a packet begins; "" if it continues one or is no key."""
         if len(payload) < EVENT.size:
             return ""
         event, flags, duration = EVENT.unpack_from(payload)
         ahead = timestamp - (self._timestamp or 0) & 0xFFFFFFFF
         known = ssrc == self._ssrc
         if known and ahead > 0x100000000 - LATE:
-            return ""  # of a press before
+            return ""  # a late packet of an earlier press
         goes_on = known and (ahead == 0 or (
             event == self._event and not self._ended and self._duration <= ahead <= 0xFFFF
             and (ahead == self._duration or self._duration > 0xFFFF - LATE)))
@@ -41,13 +41,13 @@ class EventReader:
 
 
 class NotifyReader:
-    """The same for the telephone-event NOTIFYs of Cisco: one, two or, while it lasts, more."""
+    """The same for Cisco's telephone-event NOTIFYs, of which a press has one or more."""
 
     def __init__(self):
         self._open, self._duration = None, 0
 
     def read(self, body):
-        """Return the key a body of four bytes begins, or ""."""
+        """Return the key whose press a body of four bytes begins, or ""."""
         if len(body) < EVENT.size:
             return ""
         event, flags, duration = EVENT.unpack_from(body)
@@ -58,24 +58,24 @@ class NotifyReader:
 
 
 class Keys:
-    """Takes a key once where a trunk tells it in several ways, as by RTP and NOTIFY."""
+    """Counts a press once if the trunk reports it in several ways, such as RTP and NOTIFY."""
 
     def __init__(self):
-        self._told = []  # (key, the ways that told it, when the first did)
+        self._reports = []  # (key, the ways that reported it, when the first did)
 
     def is_new(self, key, way, now):
-        """Say whether this is another press; way: what told it; now: seconds."""
-        self._told = [told for told in self._told[-20:] if now - told[2] < SAME]
-        for told, ways, _ in self._told:
-            if told == key and way not in ways:
+        """Return whether this is a new press. way: what reported it. now: seconds."""
+        self._reports = [report for report in self._reports[-20:] if now - report[2] < SAME]
+        for reported, ways, _ in self._reports:
+            if reported == key and way not in ways:
                 ways.add(way)
                 return False
-        self._told.append((key, {way}, now))
+        self._reports.append((key, {way}, now))
         return True
 
 
 def key_of(event):
-    """Return the key of an event code, "" for a code that is none (16 is the hook flash)."""
+    """Return the key of an event code, or "" (16 is the hook flash)."""
     return KEYS[event] if event < len(KEYS) else ""
 
 
@@ -96,10 +96,11 @@ def info_key(content_type, body):
 def event_payloads(key):
     """Return the payloads of a press of 100 ms, to be sent 20 ms apart with one timestamp.
 
-    The end thrice, as it may not be lost (RFC 4733 2.5.1.4). Raises ValueError for what is no key.
+    The end is sent three times, in case of loss (RFC 4733 2.5.1.4). Raises ValueError if key is
+    not a key.
     """
     if len(key) != 1 or key not in KEYS:
-        raise ValueError(f"{key!r} is no key")
+        raise ValueError(f"{key!r} is not a key: use 0-9, *, # or A-D")
     event, volume = KEYS.index(key), 10  # -dBm0
     payloads = [EVENT.pack(event, volume, FRAME * step) for step in range(1, PRESS)]
     return payloads + [EVENT.pack(event, END | volume, FRAME * PRESS)] * 3

@@ -1,4 +1,4 @@
-"""What the sockets share: options, and which address of ours faces another."""
+"""Sockets: their options, addresses as text, and which address of ours faces a peer."""
 
 import ipaddress
 import logging
@@ -12,9 +12,9 @@ DSCP_SIP, DSCP_RTP = 24, 46  # CS3, EF (RFC 4594)
 
 
 def wake_every(sock, seconds):
-    """Let a blocking recv raise BlockingIOError or socket.timeout when nothing came for so long.
+    """Let a blocking recv raise BlockingIOError or socket.timeout after so many idle seconds.
 
-    By the kernel where it can: settimeout costs a poll a packet, and makes send wait as well.
+    The kernel does it on POSIX: settimeout costs one poll per packet, and makes send wait too.
     """
     if os.name == "posix":
         whole, part = int(seconds), int(seconds % 1 * 1000000)
@@ -31,7 +31,7 @@ def family_of(ip):
 def open_socket(ip, kind):
     """Return an unbound socket of a kind (SOCK_DGRAM, SOCK_STREAM) for an IP. Raises OSError."""
     sock = socket.socket(family_of(ip), kind)
-    if ":" in ip:  # where :: should take IPv4 as well, every address would have two forms
+    if ":" in ip:  # if :: took IPv4 as well, every address would have two forms
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
 
@@ -42,7 +42,7 @@ def host_port(ip, port):
 
 
 def plain_ip(text):
-    """Return an IP address as the system spells it, a mapped IPv4 one as IPv4; "" for a name."""
+    """Return an IP address in its usual spelling, a mapped IPv4 one as IPv4; "" for a name."""
     if not same_ip(text, text):
         return ""
     ip = ipaddress.ip_address(text)
@@ -50,16 +50,16 @@ def plain_ip(text):
 
 
 def network(ip):
-    """Return whom an IP stands for: itself, or its /64, any address of which one host can take."""
+    """Return the IP, or its /64 for IPv6, because one host can take any address of a /64."""
     if ":" not in ip:
         return ip
     return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
 
 
 def same_ip(one, other):
-    """Say whether two texts are the same IP address, with or without brackets, in any spelling."""
+    """Return whether two texts are the same IP address, in any spelling, with or without []."""
     if "%" in one + other:
-        return False  # a scope id is any text
+        return False  # a scope ID may be any text
     try:
         return ipaddress.ip_address(one.strip("[]")) == ipaddress.ip_address(other.strip("[]"))
     except ValueError:
@@ -67,7 +67,7 @@ def same_ip(one, other):
 
 
 def set_dscp(sock, dscp):
-    """Mark what a socket sends with a DSCP (RFC 4594), where the system lets us."""
+    """Mark the packets that a socket sends with a DSCP (RFC 4594), if the system allows it."""
     try:
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
@@ -78,10 +78,10 @@ def set_dscp(sock, dscp):
 
 
 def local_address(ip):
-    """Return the address of this machine that faces ip; nothing is sent. Raises OSError."""
+    """Return the address of this machine that faces ip, without sending. Raises OSError."""
     with open_socket(ip, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((ip, 9))
         except OSError:
-            return "::1" if ":" in ip else "127.0.0.1"  # no network but the loopback
+            return "::1" if ":" in ip else "127.0.0.1"  # there is no network but the loopback
         return probe.getsockname()[0]

@@ -370,25 +370,25 @@ class Stalled(unittest.TestCase):
             one = Connection((address, 1), None, None, sock)
             return {(address, port): one for port in range(count)}
 
-        transport._connections = held(tcp.MAX_OF_ONE, "10.0.0.1", ours)
+        transport._connections = held(tcp.MAX_PER_PEER, "10.0.0.1", ours)
         transport._connections.update(held(tcp.MAX_CONNECTIONS, "10.0.3.1", None))
         with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.1", 40000), ours)
         transport._take_connection(("10.0.0.2", 40000), ours)
-        rest = tcp.MAX_UNVERIFIED - tcp.MAX_OF_ONE
+        rest = tcp.MAX_UNVERIFIED - tcp.MAX_PER_PEER
         transport._connections.update(held(rest, "10.0.1.1", ours))
         with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.2", 40000), ours)
         admission.verify(("10.0.0.1", 5060))
         transport._take_connection(("10.0.0.1", 40000), ours)
-        transport._connections.update(held(tcp.MAX_OF_KNOWN, "10.0.0.1", ours))
+        transport._connections.update(held(tcp.MAX_PER_KNOWN, "10.0.0.1", ours))
         with self.assertLogs("siprtp.sip.tcp", "WARNING"):
             transport._take_connection(("10.0.0.1", 40000), ours)
         self.assertEqual(begun, ["closed", "10.0.0.2", "closed", "10.0.0.1", "closed"])
         del transport._begin
         with self.assertLogs("siprtp.sip.tcp", "WARNING"):  # and we open no more than that
             self.assertIsNone(transport._begin(("10.0.4.1", 5060), None))
-        transport._connections = held(tcp.MAX_OF_ONE, "10.0.3.1", None)
+        transport._connections = held(tcp.MAX_PER_PEER, "10.0.3.1", None)
         with self.assertLogs("siprtp.sip.tcp", "WARNING"):  # nor that many to one
             self.assertIsNone(transport._begin(("10.0.3.1", 5060), None))
 

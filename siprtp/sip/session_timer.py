@@ -1,6 +1,6 @@
-"""Session timers (RFC 4028): a call whose other side stops refreshing it is cleared.
+"""Session timers (RFC 4028): the server ends a call that its peer stops refreshing.
 
-The caller refreshes where it can; we do, by UPDATE, where it asks us to.
+The caller refreshes if it can. If it asks us to, we refresh by UPDATE.
 """
 
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from sip_utils import DIGITS, parse_params
 
 MIN_SE = 90  # seconds, the least RFC 4028 allows
 LONGEST = 86400  # seconds, the longest interval we propose
-STEP = 60  # seconds a timer waits at a time
-RETRY_SECONDS = 4  # until a refresh that met another request is tried again
+STEP = 60  # seconds that a timer waits at a time
+RETRY_SECONDS = 4  # before we repeat a refresh that crossed another request
 
 
 class Expiry(NamedTuple):
-    """What a 2xx settles: the session lasts so many seconds from now; who refreshes it."""
+    """What a 2xx settles: how many seconds the session lasts, and which side refreshes it."""
 
     seconds: int
-    ours: bool  # we refresh
+    ours: bool  # we are the refresher
 
     def headers(self):
-        """Return the headers of a 2xx of ours."""
+        """Return the headers for our 2xx."""
         if self.ours:
             return [("Session-Expires", f"{self.seconds};refresher=uas")]
         return [("Session-Expires", f"{self.seconds};refresher=uac"), ("Require", "timer")]
@@ -41,8 +41,8 @@ def read_session_expires(message):
 def answer_expiry(request, peer_updates):
     """Return the Expiry of our 2xx to an INVITE or UPDATE, None for no timer (RFC 4028 9).
 
-    peer_updates: the other side takes UPDATE, by which alone we refresh. Raises SIPError 422 for
-    an interval too small, 400 for a malformed one.
+    peer_updates: the peer accepts UPDATE, our only means to refresh. Raises SIPError 422 for an
+    interval that is too small, 400 for a malformed one.
     """
     try:
         found = read_session_expires(request)
@@ -55,37 +55,37 @@ def answer_expiry(request, peer_updates):
     supported = "timer" in [option.lower() for option in options]
     if seconds < MIN_SE and supported:
         raise SIPError(422, "", [("Min-SE", str(MIN_SE))])
-    ours = refresher == "uas" or not supported  # a proxy may ask for it alone
+    ours = refresher == "uas" or not supported  # a proxy alone may have asked for the timer
     if ours and (not peer_updates or seconds < MIN_SE):
         return None
     return Expiry(seconds, ours)
 
 
 class SessionTimer:
-    """The timer of one call.
+    """The session timer of one call.
 
-    call: a Call. after(seconds, function, *args). hang_up(call, why, cause): ends one that expired.
+    call: a Dialog. after(seconds, function, *args). hang_up(call, why, cause): ends an expired one.
     """
 
     def __init__(self, call, after, hang_up):
         self._call, self._after, self._hang_up = call, after, hang_up
-        self._turn = 0  # of the interval that runs; those before find nothing to do
+        self._turn = 0  # number of the current interval; timers of earlier ones do nothing
 
     def stop(self):
-        """End the timer, and forget the call: a step that waits keeps it no longer."""
+        """End the timer and let go of the call, which a waiting step would keep in memory."""
         self._turn, self._call = self._turn + 1, None
 
     def start(self, expiry):
-        """Begin an interval anew; None ends the timer."""
+        """Begin a new interval; None ends the timer."""
         self._turn += 1
         if expiry:
-            # RFC 4028 10: we refresh at half time; BYE somewhat before the end
+            # RFC 4028 10: refresh at half the interval; send BYE a little before its end
             end = expiry.seconds - min(32, expiry.seconds / 3)
             refresh = expiry.seconds / 2 if expiry.ours else end
             self._wait(self._turn, expiry, refresh, end)
 
     def _wait(self, turn, expiry, refresh, end):
-        """Let seconds pass, in steps: a timer of hours would keep a call that ended so long."""
+        """Wait in steps: one timer of hours would keep an ended call in memory for hours."""
         if turn != self._turn or self._call.over:
             return
         if end <= 0:

@@ -1,6 +1,6 @@
-"""SIP over TCP: framing, and connections that only frame; what a message means is not known here.
+"""SIP over TCP: framing and connections, without looking into the messages.
 
-Each connection has a thread that reads; who sends never waits for a peer that does not read.
+Each connection has a thread that reads. Sending never waits for a peer that does not read.
 """
 
 import logging
@@ -14,14 +14,14 @@ from siprtp.sockets import DSCP_SIP, host_port, network, open_socket, set_dscp, 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 65535  # bytes, as much as a datagram
-# that others open: in all, and of strangers; of one that had a call, and of one of these. That we
-# open: in all, and to one
-MAX_CONNECTIONS, MAX_UNVERIFIED, MAX_OF_KNOWN, MAX_OF_ONE = 500, 250, 250, 100
+# Connections at most: in total; of unverified peers; per known peer; per unverified peer. The
+# first and the last also limit the connections that we open.
+MAX_CONNECTIONS, MAX_UNVERIFIED, MAX_PER_KNOWN, MAX_PER_PEER = 500, 250, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
-HALF_SECONDS = 32  # how long the first message, or one that has begun, may take; 64*T1
-UNSENT = 1 << 18  # bytes not acknowledged yet by a peer far away: what 200 calls at once get
-CONNECT_SECONDS = 5
-FLOOD_SECONDS = 1  # how long a connection that sends too much is not read
+HALF_SECONDS = 32  # for the first message, and for the rest of one that has begun; 64*T1
+UNSENT = 1 << 18  # bytes on their way to a distant peer: what 200 calls at once get
+CONNECT_SECONDS = 5  # for the connections that we open
+FLOOD_SECONDS = 1  # pause between two reads of a connection that exceeds the rate limit
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 CONTENT_LENGTH = re.compile(
     rb"^(?:content-length|l)[ \t]*:[ \t]*(?:\r?\n[ \t]+)?([0-9]{1,9})[ \t]*\r?$",
@@ -29,7 +29,7 @@ CONTENT_LENGTH = re.compile(
 
 
 class FramingError(ValueError):
-    """The stream can't be cut into messages. `head`: what can still be answered, or b""."""
+    """The stream cannot be cut into messages. `head`: a head that can still be answered, or b""."""
 
     def __init__(self, reason, head=b""):
         super().__init__(reason)
@@ -41,8 +41,8 @@ class Framer:
 
     def __init__(self):
         self._buffer = bytearray()
-        self._searched = 0  # so far there is no blank line
-        self._end = 0  # of the message, once its head is there
+        self._searched = 0  # bytes without a blank line
+        self._end = 0  # of the message, once its head is complete
 
     @property
     def half(self):
@@ -52,7 +52,7 @@ class Framer:
     def feed(self, data):
         """Yield each message (bytes) that data completes, b"" for a keepalive of two CRLFs.
 
-        Raises FramingError; nothing can be read after that.
+        Raises FramingError; the rest of the stream cannot be read then.
         """
         self._buffer += data
         while self._buffer:
@@ -92,9 +92,9 @@ class Framer:
 
 
 def tune(sock):
-    """Set what SIP wants of a TCP socket. Raises OSError."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for idle ones whose peer is gone
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a 200 right behind its 100
+    """Set the options of a TCP socket for SIP. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # finds peers that are gone
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # send a 200 right behind its 100
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
     set_dscp(sock, DSCP_SIP)
 
@@ -103,9 +103,9 @@ class Connection:
     """One TCP connection and the thread that reads it.
 
     address: the peer's (ip, port). sock: connected, or None to connect to address first, from the
-    IP `here` where that is given. on_message(data, connection) and on_end(connection) are called
-    from the thread, on_end last; `taken()` is to be called for each message once it is done with.
-    flooding: its messages are too many, and are to wait.
+    IP `here` if that is given. The thread calls on_message(data, connection), and at last
+    on_end(connection); the receiver calls `taken()` once it is done with a message. flooding: the
+    peer exceeds the rate limit, so its messages wait.
     """
 
     def __init__(self, address, on_message, on_end, sock=None, here=None):
@@ -118,13 +118,13 @@ class Connection:
         self.open, self.flooding = True, False
 
     def start(self):
-        """Begin to read. Raises RuntimeError where no thread can be had."""
+        """Begin to read. Raises RuntimeError if there can be no thread."""
         threading.Thread(target=self._run, daemon=True, name=f"tcp-{self.address[0]}").start()
 
     def send(self, data):
-        """Send a message now, or once connected; return False where the connection is gone.
+        """Send a message now, or once connected; return False if the connection is gone.
 
-        A peer that does not read is cut off.
+        The connection of a peer that does not read is closed.
         """
         with self._lock:
             if not self.open:
@@ -135,19 +135,19 @@ class Connection:
             try:
                 if self._sock.send(data, getattr(socket, "MSG_DONTWAIT", 0)) == len(data):
                     return True
-                reason = "it does not read"
+                reason = "the peer does not read"
             except OSError as error:
                 reason = error
-        log.warning("connection with %s: given up: %s", self.name, reason)
+        log.warning("connection with %s closed: %s", self.name, reason)
         self.stop()
         return False
 
     def taken(self):
-        """Say that a message has been dealt with: the thread may read on."""
+        """Let the thread read on: a message has been dealt with."""
         self._unread.release()
 
     def stop(self):
-        """Send and read no more: the thread wakes and ends."""
+        """Stop sending and reading: the thread wakes and ends."""
         with self._lock:
             self.open = False
             try:
@@ -191,7 +191,7 @@ class Connection:
         if self.flooding:
             time.sleep(FLOOD_SECONDS)
         while self.open and not self._unread.acquire(timeout=1):
-            pass  # the SIP thread has enough of ours: let the peer wait
+            pass  # enough messages of this peer wait for the SIP thread
         self._on_message(message, self)
 
     def _read(self):
@@ -206,7 +206,7 @@ class Connection:
                 data = b""
             for message in framer.feed(data):
                 if message:
-                    deadline = None  # it speaks SIP, and may be idle for hours
+                    deadline = None  # the peer speaks SIP, and may be idle for hours
                 self._pass_on(message)
             if framer.half and deadline is None:
                 deadline = time.monotonic() + HALF_SECONDS
@@ -215,7 +215,7 @@ class Connection:
 
 
 class TCPTransport:
-    """Every TCP connection, and the socket that listens for more.
+    """Every TCP connection, and the listening socket.
 
     post(function, *args): calls it in the SIP thread. receive(data, address, connection): takes a
     message there, and returns False if it is one too many. admission: an Admission, for connections
@@ -231,7 +231,7 @@ class TCPTransport:
         return len(self._connections)
 
     def listen(self, ip, port):
-        """Listen at ip:port and take connections in a thread. Raises OSError, RuntimeError."""
+        """Listen at ip:port and accept connections in a thread. Raises OSError, RuntimeError."""
         self._here = None if ip in ("0.0.0.0", "::") else ip
         self._listener = open_socket(ip, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,7 +245,7 @@ class TCPTransport:
             raise
 
     def send(self, data, hop):
-        """Send over a TCPHop's connection, or one to its address; opened where there is none."""
+        """Send over a TCPHop's connection, or one to its address; open one if there is none."""
         for connection in (hop.connection, self._connections.get((hop.ip, hop.port))):
             if connection is not None and connection.send(data):
                 return
@@ -273,9 +273,9 @@ class TCPTransport:
                 failing = False
             except OSError as error:
                 log.log(logging.DEBUG if failing or self._closing.is_set() else logging.WARNING,
-                        "no connection can be accepted: %s", error)
+                        "cannot accept TCP connections: %s", error)
                 failing = True
-                self._closing.wait(0.1)  # out of descriptors, perhaps: not at full speed
+                self._closing.wait(0.1)  # perhaps out of descriptors: do not retry at full speed
                 continue
             self._post(self._take_connection, address[:2], sock)
 
@@ -287,8 +287,8 @@ class TCPTransport:
         accepted = [one.network for one in self._connections.values() if one.accepted]
         of_one = accepted.count(whose)
         if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_UNVERIFIED)
-                or of_one >= (MAX_OF_KNOWN if known else MAX_OF_ONE)):
-            log.warning("no connection with %s: %d are open, %d of them its own",
+                or of_one >= (MAX_PER_KNOWN if known else MAX_PER_PEER)):
+            log.warning("connection from %s refused: %d are open, %d of them from this peer",
                         host_port(*address), len(accepted), of_one)
             sock.close()
         else:
@@ -301,10 +301,10 @@ class TCPTransport:
                 tune(sock)
             else:
                 ours = [one.network for one in self._connections.values() if not one.accepted]
-                if len(ours) >= MAX_CONNECTIONS or ours.count(connection.network) >= MAX_OF_ONE:
-                    raise RuntimeError(f"{len(ours)} of ours are open")
+                if len(ours) >= MAX_CONNECTIONS or ours.count(connection.network) >= MAX_PER_PEER:
+                    raise RuntimeError(f"{len(ours)} connections of ours are open")
             log.log(logging.INFO if sock else logging.DEBUG, "connection with %s: %s",
-                    connection.name, "accepted" if sock else "being made")
+                    connection.name, "accepted" if sock else "opening")
             connection.start()
         except (OSError, RuntimeError) as error:
             log.warning("no connection with %s: %s", connection.name, error)
@@ -331,7 +331,7 @@ class TCPTransport:
         if self._closing.is_set():
             connection.close()
         else:
-            self._post(self._end, connection)  # behind its messages: their replies get out
+            self._post(self._end, connection)  # after its messages, so that their responses get out
 
     def _end(self, connection):
         connection.close()

@@ -1,8 +1,8 @@
-"""SIP transactions: absorb what is repeated, repeat what may be lost (RFC 3261 17, RFC 6026).
+"""SIP transactions: absorb retransmissions, and retransmit ourselves (RFC 3261 17, RFC 6026).
 
 Both kinds take `send(data, address)` and `after(seconds, function, *args)`; they have no clock
-and no socket. A timer is never cancelled: one that comes too late finds nothing to do.  All of it
-runs in the SIP thread.
+and no socket. A timer is never cancelled: a late timer finds nothing to do. All of it runs in the
+SIP thread.
 """
 
 import logging
@@ -16,7 +16,7 @@ TIMEOUT = 64 * T1  # timers B, F, H, J, L
 
 
 def resend_while(wanted, send, after, interval=T1, limit=T2):
-    """Call send() T1, 2*T1 ... limit apart for as long as wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
+    """Call send() after T1, 2*T1 ... limit, while wanted() (RFC 3261 17.1.2.2, 17.2.1)."""
     after(interval, _resend, wanted, send, after, interval, limit)
 
 
@@ -27,10 +27,10 @@ def _resend(wanted, send, after, interval, limit):
 
 
 class ServerTransaction:
-    """One request and the reply it got.
+    """One request and the response it got.
 
-    States: trying, proceeding, completed (refused, or not an INVITE), confirmed (the refusal was
-    ACKed), accepted (2xx: RFC 6026 leaves resending it to the dialog), terminated.
+    States: trying, proceeding, completed (rejected, or not an INVITE), confirmed (the rejection
+    was ACKed), accepted (2xx: RFC 6026 leaves its retransmission to the dialog), terminated.
     """
 
     def __init__(self, request, keys, unverified, send, after, end):
@@ -45,16 +45,16 @@ class ServerTransaction:
 
     @property
     def open(self):
-        """True until the final reply."""
+        """True until the final response."""
         return self.state in ("trying", "proceeding")
 
     def respond(self, code, data, address):
-        """Send a reply, keep it for repeats, and move on."""
+        """Send a response, keep it for retransmissions, and move on."""
         if not self.open:
-            log.debug("a second final reply (%d) is not sent", code)
+            log.debug("a second final response (%d) is not sent", code)
             return
         if code >= 200:
-            self.dialog = None  # what is kept for 32 s should be little
+            self.dialog = None  # a transaction stays for 32 s and should be small
         self._reply, self._address = data, address
         if code < 200:
             self.state = "proceeding"
@@ -70,12 +70,12 @@ class ServerTransaction:
         self._repeat()
 
     def on_repeat(self):
-        """Answer a retransmission: the last reply again, or silence once that has arrived."""
+        """Answer a retransmission with the last response, unless its ACK has arrived."""
         if self._reply and self.state in ("proceeding", "completed"):
             self._repeat()
 
     def on_ack(self):
-        """Take an ACK; return whether it was for us and not for the dialog."""
+        """Take an ACK; return whether it belongs to this transaction, not to a dialog."""
         if self.state == "completed":
             self.state = "confirmed"
             self._after(0 if self._reliable else T4, self._terminate)  # I
@@ -83,7 +83,7 @@ class ServerTransaction:
 
     def _terminate(self):
         if self.invite and self.state == "completed":
-            log.debug("no ACK to the refusal of %r", self.keys[0])
+            log.debug("no ACK to the rejection of %r", self.keys[0])
         self.state = "terminated"
         self._end(self)
 
@@ -98,13 +98,13 @@ class ServerTransactions:
         self._send, self._after = send, after
         self._transactions = {}
         self._merged = {}
-        self.unverified = 0  # how many are of unverified peers
+        self.unverified = 0  # transactions of unverified peers
 
     def __len__(self):
         return len(self._transactions)
 
     def absorb(self, request):
-        """Handle a repeated request, or the ACK to a refusal; return whether it was one."""
+        """Absorb a retransmission, or the ACK to a rejection; return whether it was one."""
         transaction = self._transactions.get(transaction_key(request))
         if transaction is None:
             return False
@@ -114,10 +114,10 @@ class ServerTransactions:
         return True
 
     def begin(self, request, unverified=False):
-        """Return the new transaction of a request that `absorb` did not take."""
+        """Begin and return the transaction of a request that `absorb` did not take."""
         keys = transaction_key(request), merge_key(request)
         transaction = ServerTransaction(request, keys, unverified, self._send, self._after,
-                                        self._forget)
+                                        self._remove)
         self._transactions[keys[0]] = transaction
         self.unverified += unverified
         if transaction.invite and not request.to_tag:
@@ -126,18 +126,18 @@ class ServerTransactions:
         return transaction
 
     def is_merged(self, request):
-        """Say whether a begun INVITE came on another path before (RFC 3261 8.2.2.2)."""
+        """Return whether an INVITE came on another path before (RFC 3261 8.2.2.2)."""
         first = self._merged.get(request.transaction.keys[1], request.transaction)
         return first is not request.transaction
 
     def cancelled_by(self, cancel, methods):
-        """Return the transaction, of one of these methods, that a CANCEL is for, or None."""
+        """Return the transaction, of one of these methods, that a CANCEL is meant for, or None."""
         key = transaction_key(cancel)[:-1]
         found = (self._transactions.get((*key, method)) for method in methods
-                 if method not in ("ACK", "CANCEL"))  # RFC 3261 9.2: it shares all but the method
+                 if method not in ("ACK", "CANCEL"))  # RFC 3261 9.2: all else is the same
         return next(filter(None, found), None)
 
-    def _forget(self, transaction):
+    def _remove(self, transaction):
         if self._transactions.get(transaction.keys[0]) is transaction:  # H and I may both be due
             self.unverified -= transaction.unverified
         for table, key in zip((self._transactions, self._merged), transaction.keys):
@@ -146,16 +146,17 @@ class ServerTransactions:
 
 
 def transaction_key(request):
-    """Return what repeats of a request have in common (RFC 3261 17.2.3), the method last.
+    """Return the key that a request shares with its retransmissions (RFC 3261 17.2.3).
 
-    An ACK has that of its INVITE. So has the source, which gets the replies: others may guess a
-    branch, as IOS counts them, and begin its transaction, or CANCEL it and learn our tag.
+    The method is last; an ACK has its INVITE's. The key includes the source IP, which gets the
+    responses: IOS numbers its branches, so others could guess one and occupy its transaction, or
+    CANCEL it and learn our tag.
     """
     method = "INVITE" if request.method() == "ACK" else request.method()
     via, ip = request.via, request.source[0]
     if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:
         return ip, via.branch, via.host.lower(), via.port or 5060, method
-    # RFC 2543: no To tag in the key, for the ACK to a refusal has one and its INVITE has not
+    # RFC 2543: no To tag in the key, because the ACK to a rejection has one and its INVITE has none
     return (ip, request.headers_all("Via")[0], request.uri, request.from_tag,
             request.header("Call-ID"), request.cseq[0], method)
 
@@ -165,7 +166,7 @@ def merge_key(request):
 
 
 class ClientTransactions:
-    """Our own requests other than INVITE, resent until a final reply (RFC 3261 17.1.2)."""
+    """Our own requests other than INVITE, resent until a final response (RFC 3261 17.1.2)."""
 
     def __init__(self, send, after):
         self._send, self._after = send, after
@@ -177,7 +178,7 @@ class ClientTransactions:
     def send(self, method, branch, data, address, on_final, reliable=False):
         """Send a request; on_final(response) is called once, with None after 64*T1 of silence.
 
-        reliable: the transport resends by itself.
+        reliable: the transport retransmits by itself.
         """
         key = branch, method
         self._waiting[key] = on_final
@@ -188,13 +189,13 @@ class ClientTransactions:
         self._after(TIMEOUT, self._finish, key, None)  # timer F
 
     def on_response(self, response):
-        """Take a response; return whether some request waits for it."""
+        """Take a response; return whether a request of ours waits for it."""
         try:
             key = response.via.branch, response.cseq[1]
         except ValueError:
             return False
         if key not in self._waiting or len(response.headers_all("Via")) > 1:
-            return False  # RFC 3261 8.1.3.3: with more Vias it is not for us
+            return False  # RFC 3261 8.1.3.3: a response with more Vias is not meant for us
         if response.status >= 200:
             self._finish(key, response)
         return True
