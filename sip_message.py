@@ -1,8 +1,8 @@
-"""One SIP message, taken apart: SIPMessage(raw), and SIPError, the refusal with a status.
+"""Parse SIP messages: SIPMessage(raw); and SIPError, a rejection with its status.
 
-The constructor never raises, whatever the bytes: `.valid` says whether they are SIP at all, and
-`check()` raises the SIPError that a request with a defect is to be answered with.  Bytes in, str
-inside: what is not UTF-8 survives as surrogate escapes.
+The constructor accepts any bytes and never raises. `.valid` says whether they are SIP at all, and
+`check()` raises the SIPError that answers a defective request. Bytes on the wire, str inside:
+bytes that are not UTF-8 survive as surrogate escapes.
 """
 
 import re
@@ -34,7 +34,7 @@ LISTS = frozenset("""
 """.split())  # headers in which a comma separates values (RFC 3261 7.3.1)
 SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
 REQUIRED = ("Via", "From", "To", "Call-ID", "CSeq")  # Cisco's BYE may lack Max-Forwards
-# What costs time is refused where it is far more than any trunk sends
+# Limits far above what any trunk sends: more would only cost time
 MAX_VALUES = 150  # header lines, and values of lists; a long INVITE has 80
 MAX_MARKS = 600  # of parameters, quotes, brackets, escapes; a long INVITE has 150
 MAX_URI = 1024  # characters of the Request-URI
@@ -43,13 +43,13 @@ MAX_BODY_HEADERS = 20  # lines and values of one of them
 MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
 BLANK_LINE = re.compile(rb"\n\r?\n")
 FOLD = re.compile(r"\n[ \t]+")
-# Bodies that trunks send beside or instead of SDP and that a call can do without.
+# Bodies that trunks send beside SDP or instead of it, and that a call does not need
 IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig", "text/plain",
                        "application/x-q931", "application/x-cisco-cpa", "application/rs-metadata"))
 
 
 class SIPError(Exception):
-    """A request refused: the status, its reason ("": the usual one) and headers that go with it."""
+    """A request is rejected: status, reason ("" for the usual phrase), headers of the response."""
 
     def __init__(self, status, reason, headers=()):
         super().__init__(status, reason)
@@ -112,11 +112,11 @@ class SIPMessage:
         return Headers(self._fields)
 
     def header(self, name, default=None):
-        """Return the first line of that name as it stands (any case, long or compact)."""
+        """Return the value of the first line of that name (any case, long or compact)."""
         return self._fields.get(long_name(name), [default])[0]
 
     def headers_all(self, name):
-        """Return every value of that name in order, comma-joined ones apart; [] for none."""
+        """Return every value of that name in order; comma-separated values count singly."""
         return list(self._values(long_name(name)))
 
     def _values(self, name):
@@ -141,7 +141,7 @@ class SIPMessage:
             self._defect = "Malformed request line"  # RFC 3261 7.1: single spaces, none in the URI
 
     def _cut_body(self):
-        """RFC 3261 18.3: Content-Length rules the body; what comes behind it is ignored."""
+        """RFC 3261 18.3: Content-Length delimits the body; bytes behind it are ignored."""
         length = self.header("Content-Length")
         if length is None:
             return
@@ -153,7 +153,7 @@ class SIPMessage:
         else:
             self.body = self.body[:int(length)]
 
-    # What a request must have, parsed when asked for. Raise ValueError: missing or malformed.
+    # Header values that a request must have, parsed on demand. ValueError: missing or malformed
 
     @property
     def via(self):
@@ -172,7 +172,7 @@ class SIPMessage:
         return parse_address(self.header("To", "")).tag
 
     def check(self):
-        """Raise the SIPError a request with a defect gets: 400 that names it, 505, 414 or 416."""
+        """Raise the SIPError that answers a defective request: 400 (names it), 505, 414 or 416."""
         if self.version != "SIP/2.0":
             raise SIPError(505, "")
         if len(self.uri) > MAX_URI:
@@ -199,7 +199,7 @@ class SIPMessage:
                     raise ValueError("empty tag")
             for where in ("Contact", "Record-Route"):
                 for value in self.headers_all(where):
-                    uri = parse_address(value).uri  # RFC 3261 12.1.1: requests will go there
+                    uri = parse_address(value).uri  # RFC 3261 12.1.1: our requests will go there
                     if self._method in ("INVITE", "UPDATE") and not parse_uri(uri).host:
                         raise ValueError("not a SIP URI")
             where = "CSeq"
@@ -218,9 +218,9 @@ class SIPMessage:
         return ""
 
     def sdp(self):
-        """Return the session description as bytes, or None for a message without one.
+        """Return the session description as bytes, or None if the message has none.
 
-        Raises SIPError(415) for a body that is coded, or that must be understood and is not.
+        Raises SIPError(415) for an encoded body, or one we must understand but do not.
         """
         return find_sdp(self._fields, self.body)
 
@@ -239,9 +239,9 @@ def split_head(data):
 
 
 def parse_fields(text, limit=MAX_VALUES):
-    """Return ({long lower-case name: [values in order]}, what is wrong with the lines or "").
+    """Return ({long lower-case name: [values in order]}, the first defect or "").
 
-    A line that is no header is left out, and one that makes it more values than the limit.
+    Lines that are no headers, and lines beyond the limit of values, are left out.
     """
     fields, defect, values, marks = {}, "", limit, MAX_MARKS
     for line in text.split("\n", limit):
@@ -255,7 +255,7 @@ def parse_fields(text, limit=MAX_VALUES):
             defect = defect or f"Too many values, at {name:.40}"
         else:
             values, marks = values - here, marks - marked
-            # a bare CR copied into a reply would end a line for some parsers
+            # a bare CR copied into a response would end a line for some parsers
             fields.setdefault(long_name(name), []).append(value.strip(" \t\r").replace("\r", " "))
     return fields, defect
 
@@ -273,14 +273,14 @@ def find_sdp(fields, body, depth=0):
         raise SIPError(415, "", [("Accept-Encoding", "identity")])
     if content_type == "application/sdp":
         return body
-    if not content_type:  # some IOS UPDATEs carry SDP and do not say so
+    if not content_type:  # some UPDATEs of IOS carry SDP without a Content-Type
         return body if body.lstrip().startswith(b"v=0") else None
     if content_type.startswith("multipart/") and depth < 2:
         found = None
         for part in split_multipart(parse_params(params).get("boundary"), body):
             head, part_body = split_head(part)
             part_fields, _ = parse_fields(head, MAX_BODY_HEADERS)
-            # a part that says nothing of its handling is one more of Cisco's extras
+            # a part without a disposition is one of Cisco's extras
             part_fields.setdefault("content-disposition", ["handling=optional"])
             inner = find_sdp(part_fields, part_body, depth + 1)
             found = inner if found is None else found
@@ -292,9 +292,9 @@ def find_sdp(fields, body, depth=0):
 
 
 def split_multipart(boundary, body):
-    """Return the parts of a multipart body (RFC 2046 5.1.1); [] where no boundary is named.
+    """Return the parts of a multipart body (RFC 2046 5.1.1); [] without a boundary.
 
-    Raises SIPError(400) where they are too many.
+    Raises SIPError(400) if there are too many.
     """
     if not boundary or len(boundary) > MAX_BOUNDARY:
         return []

@@ -27,9 +27,9 @@ REASONS = {
 class SIPResponse:
     """A response to request (a SIPMessage): bytes(SIPResponse(200, "OK", request)).
 
-    reason: "" takes the usual phrase. to_tag: of the dialog; without one every reply but 100 gets
-    a tag derived from the request, so that repeats carry the same (RFC 3261 8.2.6.2, 8.2.7).
-    headers: (name, value) pairs put behind the copied ones. body: bytes, SDP where not empty.
+    reason: "" takes the usual phrase. to_tag: the dialog's; without it every response but 100
+    gets a tag derived from the request, so that retransmissions carry the same one (RFC 3261
+    8.2.6.2, 8.2.7). headers: (name, value) pairs added to the copied ones. body: SDP as bytes.
     """
 
     def __init__(self, code, reason, request, to_tag="", headers=(), body=b""):
@@ -56,7 +56,7 @@ def serialize(start_line, headers, body=b""):
 
 
 def copied_headers(request, code, to_tag=""):
-    """Return what a response repeats of its request (RFC 3261 8.2.6.2, 12.1.1)."""
+    """Return the headers that a response copies from its request (RFC 3261 8.2.6.2, 12.1.1)."""
     headers = [("Via", via) for via in stamped_vias(request)]
     if code > 100 and code < 300 and request.method() == "INVITE":
         headers += [("Record-Route", value) for value in request.headers_all("Record-Route")]
@@ -70,13 +70,13 @@ def copied_headers(request, code, to_tag=""):
 
 
 def own_tag(request):
-    """Return the To tag of replies that no dialog gives one: the same for every repeat."""
+    """Return the To tag of responses outside a dialog: the same for each retransmission."""
     number = request.header("CSeq", "").partition(" ")[0]  # a CANCEL's tag is its INVITE's
     return stable_tag(number, *(request.header(name, "") for name in ("From", "To", "Call-ID")))
 
 
 def has_tag(value):
-    """Say whether a From or To value, however malformed, has a tag."""
+    """Return whether a From or To value, however malformed, has a tag."""
     params = split_outside(value, ";")[1:]
     return any(param.partition("=")[0].strip(" \t").lower() == "tag" for param in params)
 
@@ -84,8 +84,8 @@ def has_tag(value):
 def stamped_vias(request):
     """Return all Via values in order, the first with received and rport filled in.
 
-    RFC 3261 18.2.1: received where the source is not what sent-by says; RFC 3581 4: with rport,
-    received always and the source port.
+    RFC 3261 18.2.1: received is added if the source differs from sent-by. RFC 3581 4: with rport,
+    received and the source port are always added.
     """
     vias = request.headers_all("Via")
     if not vias or not request.source:
@@ -101,7 +101,7 @@ def stamped_vias(request):
         name = param.partition("=")[0].strip(" \t").lower()
         if name == "rport":
             kept.append(f"rport={port}")
-        elif name != "received":  # what the sender claims there is not for it to say
+        elif name != "received":  # a received that the sender wrote itself proves nothing
             kept.append(param)
     if "rport" in via.params or not same_ip(via.host, ip):
         kept.append(f"received={ip}")
@@ -109,7 +109,7 @@ def stamped_vias(request):
 
 
 class TCPHop(NamedTuple):
-    """Where something goes over TCP: by a connection, or to (ip, port) where that is gone."""
+    """A destination over TCP: a connection, or (ip, port) once that is gone."""
 
     ip: str
     port: int
@@ -119,8 +119,8 @@ class TCPHop(NamedTuple):
 def response_address(request):
     """Return where a response goes (RFC 3261 18.2.2, RFC 3581 4): (ip, port), or a TCPHop.
 
-    Over UDP that is the source's IP with the port of the Via, not the source's port: IOS and CUBE
-    send from ephemeral ports they do not listen on. Only rport asks for the source port.
+    Over UDP that is the source IP with the port of the Via, not the source port: IOS and CUBE send
+    from ephemeral ports on which they do not listen. Only rport asks for the source port.
     """
     ip, port = request.source[:2]
     try:
@@ -128,5 +128,5 @@ def response_address(request):
         if "rport" not in via.params or request.connection:
             port = via.port or SIP_PORT
     except ValueError:
-        pass  # no Via to go by: where it came from
+        pass  # without a usable Via: back to the source
     return TCPHop(ip, port, request.connection) if request.connection else (ip, port)

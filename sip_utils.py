@@ -1,8 +1,8 @@
 """The parts of SIP headers: lists, parameters, addresses, URIs, Via; tags, branches, numbers.
 
-Everything here is a function of strings. What is malformed raises ValueError with a text that
-names the defect; every function takes time linear in its input. What one message is asked for again
-and again is remembered for a moment, so no result may be changed.
+Everything here is a function of strings. Malformed input raises a ValueError that names the
+defect; every function takes linear time. Results are cached, because the same message is asked for
+the same values again and again, so do not modify them.
 """
 
 import functools
@@ -22,9 +22,9 @@ QUOTED = r'"(?:[^"\\]+|\\.?)*("?)'  # to the end where it is not closed; never t
 STRING = re.compile(QUOTED, re.DOTALL)
 ELEMENT = {separator: re.compile(rf'(?:[^"<{separator}]+|{QUOTED}|<[^>]*>?)*', re.DOTALL)
            for separator in ",;"}
-FEW = 10  # values of a header that may tell who calls: trunks send two, and each costs time
-LONGEST_USER = 256  # characters; to unescape more costs more than a call is worth
-LONGEST_NAME = 256  # characters; it is written to the log
+FEW = 10  # values read of a header that may name the caller: trunks send two
+LONGEST_USER = 256  # characters; unescaping more costs more than a call is worth
+LONGEST_NAME = 256  # characters; the name is written to the log
 remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
@@ -42,7 +42,7 @@ class Address(NamedTuple):
 
 
 class URI(NamedTuple):
-    """A URI taken apart. `host` keeps IPv6 brackets; `port` is 0 where none is written."""
+    """A parsed URI. `host` keeps IPv6 brackets; `port` is 0 if the URI has none."""
 
     scheme: str
     user: str
@@ -53,7 +53,7 @@ class URI(NamedTuple):
 
 
 class Via(NamedTuple):
-    """One Via value. `port` is 0 where none is written."""
+    """One Via value. `port` is 0 if it has none."""
 
     transport: str
     host: str
@@ -84,7 +84,7 @@ def split_list(value):
 
 
 def parse_params(parts):
-    """Return {lower-case name: value} of ["a=1", "lr", ...]; of a repeated name the first."""
+    """Return {lower-case name: value} of ["a=1", "lr", ...]; the first of a repeated name."""
     params = {}
     for part in parts:
         name, _, value = part.partition("=")
@@ -98,7 +98,7 @@ def parse_params(parts):
 
 @remembered
 def parse_address(value):
-    """Take apart `"Bob" <sip:bob@host>;tag=1` or `sip:bob@host;tag=1`. Raises ValueError."""
+    """Parse `"Bob" <sip:bob@host>;tag=1` or `sip:bob@host;tag=1`. Raises ValueError."""
     before, *params = split_outside(value, ";")
     before = before.strip(" \t")
     display, bracket, rest = _split_display(before)
@@ -115,7 +115,7 @@ def parse_address(value):
 
 
 def _split_display(text):
-    """Return (display name, "<" or "", what follows it). Raises ValueError."""
+    """Return (display name, "<" or "", the rest). Raises ValueError."""
     if not text.startswith('"'):
         display, bracket, rest = text.partition("<")
         return display.strip(" \t"), bracket, rest
@@ -131,7 +131,7 @@ def _split_display(text):
 
 @remembered
 def parse_uri(text):
-    """Take a URI apart; sip and sips wholly, of others only scheme and user. Raises ValueError."""
+    """Parse a URI; of schemes other than sip and sips only scheme and user. Raises ValueError."""
     scheme, colon, rest = text.partition(":")
     if not colon or not SCHEME.fullmatch(scheme) or any(c in rest for c in " \t<>\""):
         raise ValueError("no scheme and address")
@@ -146,7 +146,7 @@ def parse_uri(text):
 
 
 def request_uri(uri):
-    """Return a URI without what no Request-URI may have: headers and method (RFC 3261 19.1.1)."""
+    """Return a URI without the parts that a Request-URI may not have (RFC 3261 19.1.1)."""
     user, at, rest = uri.rpartition("@")
     rest, *params = rest.partition("?")[0].split(";")
     return ";".join([user + at + rest]
@@ -166,7 +166,7 @@ def split_host_port(text):
 
 @remembered
 def parse_via(value):
-    """Take one Via value apart; spaces may stand around / : ; and =. Raises ValueError."""
+    """Parse one Via value; spaces are allowed around / : ; and =. Raises ValueError."""
     protocol, *params = split_outside(value, ";")
     match = VIA.fullmatch(protocol.strip(" \t"))
     if not match:
@@ -195,13 +195,13 @@ def new_branch():
 
 
 def stable_tag(*parts):
-    """Return the same tag for the same parts, for stateless replies (RFC 3261 8.2.7)."""
+    """Return the same tag for the same parts, for stateless responses (RFC 3261 8.2.7)."""
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.blake2s(text, key=SECRET, digest_size=8).hexdigest()
 
 
 def q850_cause(message):
-    """Return the ITU-T Q.850 cause a BYE or CANCEL gives as its Reason (RFC 3326), 0 for none."""
+    """Return the ITU-T Q.850 cause in the Reason of a BYE or CANCEL (RFC 3326), 0 for none."""
     for value in message.headers_all("Reason"):
         protocol, *params = split_outside(value, ";")
         cause = parse_params(params).get("cause", "")
@@ -211,10 +211,10 @@ def q850_cause(message):
 
 
 class Identity(NamedTuple):
-    """Who calls, beyond the number: P-Asserted-Identity, Remote-Party-ID, Diversion, History-Info.
+    """The caller beyond the number: P-Asserted-Identity, Remote-Party-ID, Diversion, History-Info.
 
-    name: to display, "" if none. diverted_by: the number that sent the call on, "" if none.
-    private: the caller wants not to be shown (RFC 3323, RFC 3325).
+    name: the display name, or "". diverted_by: the number that forwarded the call, or "".
+    private: the caller asks not to be shown (RFC 3323, RFC 3325).
     """
 
     name: str
@@ -223,11 +223,11 @@ class Identity(NamedTuple):
 
 
 def get_identity(message):
-    """Return the Identity a request tells."""
+    """Return the Identity that a request gives."""
     remote_party = _calling_parties(message)
     names = [address.display for address in _addresses(
         _first(message, "P-Asserted-Identity") + remote_party + _first(message, "From"))]
-    history = message.headers_all("History-Info")[-2::-1][:FEW]  # RFC 7044: the last is us
+    history = message.headers_all("History-Info")[-2::-1][:FEW]  # RFC 7044: the last is our own
     diverted_by = _first_user(_first(message, "Diversion") + history)
     wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
     hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
@@ -243,7 +243,7 @@ def _first(message, name):
 
 
 def _calling_parties(message):
-    """Return the Remote-Party-IDs that tell of the caller, as IOS sends them."""
+    """Return the Remote-Party-IDs that describe the caller, as IOS sends them."""
     return [value for value in _first(message, "Remote-Party-ID")
             if "party=called" not in value.lower().replace(" ", "")]
 
@@ -257,9 +257,9 @@ def _addresses(values):
 
 
 def get_caller_number(message):
-    """Return who calls: the user part of P-Asserted-Identity, else of From, else "".
+    """Return the caller's user part: of P-Asserted-Identity, or else of From, or else "".
 
-    Where From says nothing or "anonymous", Remote-Party-ID may know.
+    If that is empty or "anonymous", Remote-Party-ID may have the number.
     """
     told = _first_user(_first(message, "P-Asserted-Identity") + _first(message, "From"))
     if told.lower() in ("", "anonymous"):
@@ -268,7 +268,7 @@ def get_caller_number(message):
 
 
 def get_called_number(message):
-    """Return who is called: Request-URI, P-Called-Party-ID, To, Diversion; the first user."""
+    """Return the called user: the first of Request-URI, P-Called-Party-ID, To, Diversion."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
               for value in _first(message, name)]
     return _first_user([f"<{message.uri}>", *values])  # a response has no URI

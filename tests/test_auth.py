@@ -237,7 +237,7 @@ class Refused(AuthCase):
         logging.disable(logging.NOTSET)
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             self.assertEqual(self.invite(line).status, 401)
-        self.assertIn("user 'alice'; without qop=auth", logged.output[0])
+        self.assertIn("user 'alice'; qop=auth is missing", logged.output[0])
 
     def test_an_expired_nonce_is_stale_if_the_response_is_right(self):
         line = authorize(self.challenge())
@@ -426,8 +426,8 @@ class Logged(AuthCase):
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             self.trunk.advance(auth.ASKED_SECONDS + 1)
         self.assertEqual([record.getMessage() for record in logged.records], [
-            "INVITE from 192.0.2.10:5060: asked for a password, none for the realm "
-            "'sip-rtp-server' came; Call-ID 'call-1@192.0.2.10'"])
+            "INVITE from 192.0.2.10:5060: sent 401 for realm 'sip-rtp-server'; "
+            "the caller never sent credentials; Call-ID 'call-1@192.0.2.10'"])
 
     def test_who_comes_again_is_not_told(self):
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:

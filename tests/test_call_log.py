@@ -31,6 +31,13 @@ class Lines(unittest.TestCase):
         call = self.trunk.call()
         self.assertEqual(call.media.name, "call from '4711', Call-ID 'call-1@192.0.2.10'")
 
+    def test_a_488_says_what_was_offered_and_what_is_supported(self):
+        body = offer(formats="18 97 3 101", extra='a=rtpmap:97 "op\\us\r"/48000/2\r\n')
+        line = self.lines(lambda: self.trunk.say("INVITE", body=body), "siprtp.sip.uas")[0]
+        self.assertIn("rejected: 488 Not Acceptable Here", line)
+        self.assertIn("no common codec; supported: PCMA/8000, PCMU/8000; offered: type 18, "
+                      "?OP?US??/48000/2, type 3, TELEPHONE-EVENT/8000", line)
+
     def test_hold_and_resume_are_logged(self):
         call = self.trunk.call()
         for cseq, direction, end in ((2, "sendonly", "on hold, audio only from the caller"),

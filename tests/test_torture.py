@@ -811,8 +811,8 @@ RFC5118 = [
     # its address is read; what is missing is a common codec (305), not an address (301)
     Row("4.6 ipv6-in-sdp", invite6(sdp6("2001:db8::20")), 488, {
         "caller": "user", "contacts": [("Caller", "sip:caller@[2001:db8::20]", {})]},
-        reply={"Warning": '305 [2001:db8::1]:5060 "no common codec; spoken here: '
-                          'PCMA/8000, PCMU/8000"'}),
+        reply={"Warning": '305 [2001:db8::1]:5060 "no common codec; supported: '
+                          'PCMA/8000, PCMU/8000; offered: G726-32/8000"'}),
     Row("4.6 ipv6-in-sdp with PCMA", invite6(sdp6("2001:db8::20", "2 8")), 200),
     Row("4.7 mult-ip-in-header", octets("""
         BYE sip:user@host.example.net SIP/2.0

@@ -1,7 +1,7 @@
-"""Who may call: Authenticator, digest authentication of INVITE (RFC 3261 22, RFC 7616, RFC 8760).
+"""Digest authentication of INVITE: who may call (RFC 3261 22, RFC 7616, RFC 8760).
 
-Nothing is kept of a challenge: a nonce says itself when and for whom it was made.  All of it runs
-in the SIP thread.
+The server stores no challenges: a nonce itself says when and for which peer it was made. All of it
+runs in the SIP thread.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ from siprtp.sockets import host_port, network
 
 log = logging.getLogger(__name__)
 
-# RFC 3261 22.1 wants a host or domain name; we may have none, and who calls has to configure it
+# RFC 3261 22.1 wants a host or domain name; we may have none, and callers must configure it
 REALM = "sip-rtp-server"
 ALGORITHMS = {"SHA-256": hashlib.sha256, "MD5": hashlib.md5}
 NONCE_SECONDS = 60
-MAX_FAILURES, FAILURE_SECONDS = 10, 60  # so many in so long, then the source is not heard
-MAX_SOURCES = 10000  # whose failures are counted; an entry has about 300 bytes
-ASKED_SECONDS, MAX_ASKED = 10, 20  # so long is a password waited for, and told for so many at once
+MAX_FAILURES, FAILURE_SECONDS = 10, 60  # wrong passwords per source; beyond them 403
+MAX_SOURCES = 10000  # sources whose failures are counted; an entry takes about 300 bytes
+ASKED_SECONDS, MAX_ASKED = 10, 20  # seconds to wait for credentials; callers tracked at most
 COUNT = re.compile("[0-9A-Fa-f]{8}")
 SECRET_LINE = re.compile(rb"(?im)^([ \t\r]*(?:proxy-)?authorization\b)[^\n]*(?:\n[ \t][^\n]*)*")
 
 
 class Authenticator:
-    """Tells the requests of users from all others.
+    """Checks whether a request comes from a user.
 
     users: {name: password}. clock: seconds, monotonic. after(seconds, function): calls it then.
     algorithms: of ALGORITHMS, the best first (RFC 8760 2.3).
@@ -39,14 +39,14 @@ class Authenticator:
         self._clock, self._realm, self._secret = clock, realm, secrets.token_bytes(32)
         self._after = after
         self._algorithms = {name: ALGORITHMS[name] for name in algorithms}
-        # "" stands for whom we don't know, so that this takes no less time than a wrong password
+        # "" stands for unknown users, so that they take as much time as a wrong password
         self._ha1 = {(user, name): digest(algorithm, user, realm, password)
                      for user, password in [*users.items(), ("", secrets.token_hex(32))]
                      for name, algorithm in self._algorithms.items()}
-        self._epoch = secrets.randbelow(10 ** 9)  # else a nonce told how long the machine is up
-        self._counts = OrderedDict()  # nonce that was good -> [when to forget it, its last nc]
-        self._failures = OrderedDict()  # source -> [when to forget it, failures]
-        self._asked = set()  # (source, Call-ID) of those who are to come again with a password
+        self._epoch = secrets.randbelow(10 ** 9)  # so that a nonce does not reveal the uptime
+        self._counts = OrderedDict()  # nonce used well -> [when its entry expires, its last nc]
+        self._failures = OrderedDict()  # source -> [when its entry expires, failures]
+        self._asked = set()  # (source, Call-ID) of callers that owe us credentials
 
     def check(self, request):
         """Raise SIPError unless a user sent the request: 401, or 403 after too many failures."""
@@ -56,11 +56,11 @@ class Authenticator:
                 table.popitem(last=False)
         if self._failures.get(source, (0, 0))[1] >= MAX_FAILURES:
             raise SIPError(403, "")
-        # RFC 7616 3.4: what is malformed gets a 4xx; 401, as all that proves nothing
+        # RFC 7616 3.4: malformed credentials get a 4xx; here 401, like all that prove nothing
         credentials = find_credentials(request, self._realm)
         nonce = credentials.get("nonce", "")
         made, _, mac = nonce.rpartition("-")
-        if not same(mac, self._mac(made, source)):  # perhaps not even sent by this source
+        if not same(mac, self._mac(made, source)):  # perhaps this source has not even sent it
             self._expect(request)
             raise self._challenge(now, source)
         self._asked.discard(caller(request))
@@ -72,7 +72,7 @@ class Authenticator:
             raise self._challenge(now, source, stale=True)
 
     def _expect(self, request):
-        """Log it if the caller does not come again: who can't answer a 401 gives up in silence."""
+        """Log a caller that sends no credentials: one that cannot answer a 401 just gives up."""
         asked, peer = caller(request), host_port(*request.source)
         if asked in self._asked or len(self._asked) >= MAX_ASKED:
             return
@@ -80,8 +80,8 @@ class Authenticator:
         def tell():
             if asked in self._asked:
                 self._asked.remove(asked)
-                log.info("INVITE from %s: asked for a password, none for the realm %r came; "
-                         "Call-ID %a", peer, self._realm, asked[1])
+                log.info("INVITE from %s: sent 401 for realm %r; the caller never sent "
+                         "credentials; Call-ID %a", peer, self._realm, asked[1])
 
         self._asked.add(asked)
         self._after(ASKED_SECONDS, tell)
@@ -91,7 +91,7 @@ class Authenticator:
         return hmac.new(self._secret, text, "sha256").hexdigest()[:32]
 
     def _challenge(self, now, source, stale=False):
-        """Return a 401 with a new nonce; stale: the password was right, the nonce is used up."""
+        """Return a 401 with a new nonce. stale: the password was right, the nonce is used up."""
         made = f"{now:.3f}-{new_tag()}"
         text = (f'Digest realm="{self._realm}", qop="auth", '
                 f'nonce="{made}-{self._mac(made, source)}"{", stale=true" if stale else ""}')
@@ -99,19 +99,19 @@ class Authenticator:
                                   for name in self._algorithms])
 
     def _is_right(self, credentials, method):
-        """Say whether the response was made with the password of the user."""
+        """Return whether the credentials were made with the password of their user."""
         name = credentials.get("algorithm", "MD5").upper()
         if name not in self._algorithms:
             return False
         ha1 = self._ha1.get((get_user(credentials), name), self._ha1["", name])
         right = same(credentials.get("response", ""),
                      get_response(self._algorithms[name], ha1, method, credentials))
-        # RFC 3261 22.4: whoever is offered qop sends it; without, a response could be replayed
+        # RFC 3261 22.4: a client that is offered qop sends it; without it a replay would work
         return (right and credentials.get("qop") == "auth"
                 and bool(COUNT.fullmatch(credentials.get("nc", ""))))
 
     def _is_next(self, now, nonce, count):
-        """Say whether nc is higher than any before with this nonce, and remember it."""
+        """Return whether nc is higher than any before with this nonce, and store it."""
         entry = self._counts.setdefault(nonce, [now + NONCE_SECONDS, 0])
         entry[1], last = max(entry[1], count), entry[1]
         return count > last
@@ -120,7 +120,7 @@ class Authenticator:
         entry = self._failures.setdefault(source, [now + FAILURE_SECONDS, 0])
         entry[1] += 1
         log.info("wrong credentials from %s: user %.50r%s", source, get_user(credentials),
-                 "" if credentials.get("qop") == "auth" else "; without qop=auth, which is needed")
+                 "" if credentials.get("qop") == "auth" else "; qop=auth is missing")
         if entry[1] == MAX_FAILURES:
             log.warning("%d wrong credentials from %s: its calls get 403 for the next %.0f s",
                         MAX_FAILURES, source, entry[0] - now)
@@ -144,15 +144,15 @@ def find_credentials(request, realm):
 
 
 def get_user(credentials):
-    """Return the user, cut: 65 kB of escapes would take 30 ms."""
+    """Return the user name, cut to 500 characters: 65 kB of escapes would take 30 ms."""
     return re.sub(r"\\(.)", r"\1", credentials.get("username", "")[:500])
 
 
 def get_response(algorithm, ha1, method, credentials):
     """Return the right response to a challenge with qop=auth (RFC 7616 3.4.1).
 
-    The uri is taken as it stands: RFC 3261 22.4 lets it differ from the Request-URI, as it does
-    behind a proxy or SBC that rewrites numbers.
+    The uri is used as sent: RFC 3261 22.4 lets it differ from the Request-URI, as it does behind
+    a proxy or SBC that rewrites numbers.
     """
     nonce, count, cnonce, qop, uri = [credentials.get(name, "") for name in
                                       ("nonce", "nc", "cnonce", "qop", "uri")]
@@ -164,10 +164,10 @@ def digest(algorithm, *parts):
 
 
 def same(given, right):
-    """Compare what was given to a secret, in a time that tells nothing of it."""
+    """Compare a value to a secret, in a time that does not depend on the secret."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
 
 
 def hide_credentials(data):
-    """Return the bytes of a message as a log may show them."""
+    """Return the bytes of a message without its credentials, for the log."""
     return SECRET_LINE.sub(rb"\1: ***\r", data)

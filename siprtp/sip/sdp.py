@@ -1,4 +1,4 @@
-"""Session descriptions: read one, and hold our side of offer and answer (RFC 8866, RFC 3264)."""
+"""Session descriptions: parse them, and negotiate our side of a session (RFC 8866, RFC 3264)."""
 
 import ipaddress
 import re
@@ -12,23 +12,25 @@ DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
     "recvonly": (False, True), "inactive": (False, False),
 }
-# What a description may have, far more than any trunk sends: lines, m= lines, formats of each
+# Limits far above what any trunk sends: lines, m= lines, formats of an m= line
 MAX_LINES, MAX_MEDIA, MAX_FORMATS = 300, 16, 128
+MAX_NAMED = 6  # formats that an error text names
+UNSAFE = re.compile(r"[^\w/.+ -]", re.ASCII)  # characters that an error text does not repeat
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
 STATIC = {str(codec.payload_type): codec for codec in FORMATS}
 
 
 class SDPError(ValueError):
-    """A description that can't be used: malformed, or (with a warning, RFC 3261 20.43) unusable."""
+    """A malformed description, or an unusable one (with a warning code, RFC 3261 20.43)."""
 
     def __init__(self, reason, warning=0):
-        super().__init__(reason[:200])  # it may quote the description, and goes into the reply
+        super().__init__(reason[:200])  # it may quote the description, and goes into the response
         self.warning = warning
 
 
 class MediaLine:
-    """One m= line of a description with what applies to it."""
+    """One m= line of a description with the attributes that apply to it."""
 
     def __init__(self, value, address, direction):
         words = value.split(None, 3 + MAX_FORMATS)
@@ -44,7 +46,7 @@ class MediaLine:
         self.rtpmap = {}  # payload type (str): "PCMA/8000", in upper case
 
     def find(self, codec):
-        """Return [(payload type, codec)] for the first format that stands for codec, or []."""
+        """Return [(payload type, codec)] for the first format that means codec, or []."""
         name = f"{codec.name.upper()}/{codec.rate}"
         wanted = {pt for pt, encoding in self.rtpmap.items() if encoding in (name, f"{name}/1")}
         if STATIC.get(str(codec.payload_type)) is codec:
@@ -54,10 +56,17 @@ class MediaLine:
                 return [(int(pt), codec)]
         return []
 
-    def remote(self, like):
-        """Return (ip, port) to send to, or None where nothing may be sent to.
+    def offered(self):
+        """Return the names of the first formats, for an error text."""
+        static = {number: f"{codec.name}/{codec.rate}" for number, codec in STATIC.items()}
+        names = [self.rtpmap.get(pt) or static.get(pt) or f"type {pt:.3}"
+                 for pt in self.formats[:MAX_NAMED]]
+        return ", ".join(UNSAFE.sub("?", name[:20]) for name in names)
 
-        like: an address of the IP version that can be reached. Raises SDPError.
+    def remote(self, like):
+        """Return the (ip, port) to send to, or None if nothing may be sent.
+
+        like: an address of the IP version that we can reach. Raises SDPError.
         """
         if len(self.address) < 3:
             raise SDPError("no c= line")
@@ -68,7 +77,7 @@ class MediaLine:
         return (str(ip), self.port) if sendable(ip) and self.port else None
 
     def remote_rtcp(self, remote):
-        """Return (ip, port) for reports to the side that wants its RTP at remote, or None."""
+        """Return the (ip, port) for RTCP to the peer whose RTP goes to remote, or None."""
         port, *address = self.rtcp.split() or [str(self.port + 1)]
         if remote is None or not PORT.fullmatch(port) or not 0 < int(port) < 65536:
             return None
@@ -79,24 +88,24 @@ class MediaLine:
         return (str(ip), int(port)) if sendable(ip) else None
 
     def refused(self):
-        """Return the m= line that turns this one down (RFC 3264 6)."""
+        """Return the m= line that rejects this one (RFC 3264 6)."""
         return f"m={self.kind} 0 {self.proto} {self.formats[0]}"
 
 
 def sendable(ip):
-    """Say whether an address is one host's: not 0.0.0.0 or :: (hold), multicast or broadcast."""
+    """Return whether an address is one host's: not 0.0.0.0 or :: (hold), multicast or broadcast."""
     return not (ip.is_unspecified or ip.is_multicast or ip == ipaddress.IPv4Address(0xFFFFFFFF))
 
 
 def read_ip(text, like):
-    """Return an ip_address of the version of another. Raises ValueError."""
-    if len(text) > 45:  # the longest there is, and to read more costs time
+    """Return an ip_address of the same version as another one. Raises ValueError."""
+    if len(text) > 45:  # the longest address; parsing more costs time
         raise ValueError("too long")
     if "%" in text:
-        raise ValueError("an address with a scope is of no use elsewhere")
+        raise ValueError("an address with a scope ID means nothing to other hosts")
     ip, version = ipaddress.ip_address(text), ipaddress.ip_address(like).version
     if ip.version != version or getattr(ip, "ipv4_mapped", None):
-        raise ValueError(f"IPv{version} is spoken here")
+        raise ValueError(f"this server uses IPv{version}")
     return ip
 
 
@@ -120,7 +129,7 @@ def parse(body):
             here = MediaLine(value, session.address, session.direction)
             media.append(here)
         elif kind == "t" and here is session:
-            time = " ".join(value.split()[:2])  # it is repeated, and may hold a bare CR
+            time = " ".join(value.split()[:2])  # our answer repeats it, and it may hold a bare CR
         elif kind == "c":
             here.address = value.split()
         elif kind == "a" and value in DIRECTIONS:
@@ -147,11 +156,11 @@ class Negotiation:
         self.ip, self.port, self._is_own, self._codecs = ip, port, is_own, codecs
         self._time = "0 0"
         self._id, self._version, self._said = secrets.randbits(31), 0, None
-        self._slots = [None]  # the m= lines so far: the refusal of each, None where our audio is
-        self._types = {}  # codec: the payload type agreed for it (RFC 3264 8.3.2: it stays)
+        self._slots = [None]  # the m= lines so far: the rejection of each, None for our audio
+        self._types = {}  # codec: its agreed payload type, which stays (RFC 3264 8.3.2)
 
     def answer(self, offer):
-        """Take an offer; return (answer as bytes, Agreement). Raises SDPError and forgets it."""
+        """Take an offer; return (answer as bytes, Agreement). An SDPError leaves no trace of it."""
         time, media = parse(offer)
         chosen, formats = self._choose(media)
         agreement = self._agree(media[chosen], formats, formats)
@@ -163,7 +172,7 @@ class Negotiation:
         return self._describe(formats, agreement.sending, agreement.receiving), agreement
 
     def offer(self):
-        """Return our full offer: all we can, sendrecv, whatever was held (RFC 6337 5.3)."""
+        """Return our full offer: all formats, sendrecv, even during a hold (RFC 6337 5.3)."""
         for codec in (*self._codecs, EVENT):
             taken = set(self._types.values())
             free = [pt for pt in (codec.payload_type, *range(96, 128)) if pt not in taken]
@@ -176,7 +185,7 @@ class Negotiation:
         if at >= len(media) or not media[at].port:
             return NOTHING
         self._usable(media[at])
-        # RFC 3264 7: any format of the answer may come, and the first is the one to send
+        # RFC 3264 7: any format of the answer may arrive; the first is the one to send
         ours, line = self._offered(), media[at]
         theirs = sorted((pair for _, codec in ours for pair in line.find(codec)),
                         key=lambda pair: (pair[1] is EVENT, line.formats.index(str(pair[0]))))
@@ -184,14 +193,14 @@ class Negotiation:
 
     def _choose(self, media):
         """Return (index, formats) of the first usable m= line. Raises SDPError."""
-        refusal = SDPError("no audio offered", 304)
+        rejection = SDPError("no audio offered", 304)
         for index, line in enumerate(media):
             if line.kind == "audio" and line.port:
                 try:
                     return index, self._usable(line)
                 except SDPError as error:
-                    refusal = error
-        raise refusal
+                    rejection = error
+        raise rejection
 
     def _usable(self, line):
         """Return [(payload type, codec), (payload type, EVENT) if offered] of an audio line.
@@ -199,16 +208,16 @@ class Negotiation:
         Raises SDPError where it can't be taken.
         """
         if line.proto.upper() != "RTP/AVP":
-            raise SDPError(f"audio over {line.proto!r} is not spoken here", 302)
+            raise SDPError(f"audio over {line.proto!r} is not supported, only RTP/AVP", 302)
         remote = line.remote(self.ip)
         if remote and self._is_own(remote):
-            raise SDPError("the audio is wanted at an address of this server", 399)
+            raise SDPError("the audio would go to an address of this server", 399)
         for codec in self._codecs:
             formats = line.find(codec)
             if formats:
                 return formats + line.find(EVENT)
         names = ", ".join(f"{codec.name}/{codec.rate}" for codec in self._codecs)
-        raise SDPError(f"no common codec; spoken here: {names}", 305)
+        raise SDPError(f"no common codec; supported: {names}; offered: {line.offered()}", 305)
 
     def _agree(self, line, ours, theirs):
         """Return the Agreement with the other side's m= line (RFC 3264 6.1, 8.4).
