@@ -1,14 +1,14 @@
-"""The three endpoints a voice bot needs of an OpenAI-compatible server, by the standard library.
+"""A client of the three OpenAI-compatible endpoints that a voice bot needs.
 
 Settings, from the environment:
 
-    AI_URL        http://127.0.0.1:8080/v1    that of examples/local_ai.py
-    AI_KEY                                    sent as a bearer token, where there is one
+    AI_URL        http://127.0.0.1:8080/v1    the default is examples/local_ai.py
+    AI_KEY                                    sent as a bearer token if it is set
     AI_STT_MODEL  whisper-1                   for /audio/transcriptions
     AI_MODEL      gpt-4o-mini                 for /chat/completions
     AI_TTS_MODEL  tts-1                       for /audio/speech
     AI_VOICE      alloy
-    AI_TTS_RATE   24000                       Hz of the "pcm" that /audio/speech gives
+    AI_TTS_RATE   24000                       Hz of the "pcm" that /audio/speech returns
 """
 
 import json
@@ -18,18 +18,19 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 URL = os.environ.get("AI_URL", "http://127.0.0.1:8080/v1").rstrip("/")
-KEY = "".join(os.environ.get("AI_KEY", "").split())  # http.client would tell one with a newline
+# without whitespace: http.client would quote a key with a newline in its error
+KEY = "".join(os.environ.get("AI_KEY", "").split())
 STT_MODEL = os.environ.get("AI_STT_MODEL", "whisper-1")
 MODEL = os.environ.get("AI_MODEL", "gpt-4o-mini")
 TTS_MODEL = os.environ.get("AI_TTS_MODEL", "tts-1")
 VOICE = os.environ.get("AI_VOICE", "alloy")
 TTS_RATE = int(os.environ.get("AI_TTS_RATE", "24000"))
-TIMEOUT = 15.0  # seconds the server may be silent
+TIMEOUT = 15.0  # seconds at most between two pieces of a response; callers do not wait longer
 CHUNK = 4800  # bytes, 0.1 s at 24000 Hz
 
 
 class AIError(Exception):
-    """The server did not do its part; the text says what and why."""
+    """A request failed; the text says which and why."""
 
 
 def transcribe(wav):
@@ -71,7 +72,7 @@ def post_json(path, **fields):
 
 @contextmanager
 def post(path, body, content_type):
-    """Give the server's reply to a POST, to be read. Raises AIError for all that goes wrong."""
+    """Send a POST; return its response, to be read in a with-statement. Raises AIError."""
     headers = {"Content-Type": content_type, "Connection": "close"}
     if KEY:
         headers["Authorization"] = f"Bearer {KEY}"
@@ -85,6 +86,6 @@ def post(path, body, content_type):
                     raise HTTPException(f"{reply.status} {reply.read(300)!r}")
                 yield reply
     except (OSError, HTTPException, EOFError, ValueError, LookupError, TypeError,
-            AttributeError) as error:  # the last four: JSON that is none, or says something else
+            AttributeError) as error:  # the last four: unexpected JSON
         text = f"{path}: {type(error).__name__}: {error}"
         raise AIError(text.replace(KEY, "***") if KEY else text) from None

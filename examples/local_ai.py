@@ -5,14 +5,14 @@
     python -m examples.local_ai                 # prints its URL
     BOT=examples.voice_bot:answer python server.py
 
-POST /v1/audio/transcriptions, /v1/chat/completions (also streamed) and /v1/audio/speech, on
-127.0.0.1, for anyone on this machine. The model is a script: it knows what REPLIES holds, and the
-recognizer hears nothing else. Settings, from the environment:
+It serves POST /v1/audio/transcriptions, /v1/chat/completions (also streamed) and /v1/audio/speech
+on 127.0.0.1, to every user of this machine. The model is a script: it answers the sentences in
+REPLIES, and the recognizer recognizes only those. Settings, from the environment:
 
-    PORT      8080    0 is any free port
-    GRAMMAR           a JSGF file with what can be said; "none" is free speech, which on a
-                      telephone line goes wrong more often than not
-    VOICE     en-us   of espeak-ng, where the request names none of espeak-ng's
+    PORT      8080    0 means any free port
+    GRAMMAR           a JSGF file with the sentences to recognize; "none" recognizes free speech,
+                      which on a telephone line is wrong more often than right
+    VOICE     en-us   the voice of espeak-ng if the request names none
 """
 
 import array
@@ -33,7 +33,7 @@ from bot import Resampler, wav
 log = logging.getLogger("local_ai")
 
 MAX_BODY = 25 << 20  # bytes, OpenAI's limit for audio
-TTS_RATE, ESPEAK_RATE, STT_RATE = 24000, 22050, 16000  # Hz; that of OpenAI's "pcm" is 24000
+TTS_RATE, ESPEAK_RATE, STT_RATE = 24000, 22050, 16000  # Hz; OpenAI's "pcm" has 24000
 LIKE_ESPEAK = re.compile(r"[a-z]{2}(-[a-z-]+)?(\+[a-z0-9]+)?")
 REPEAT = "repeat that please"
 REPLIES = {
@@ -49,14 +49,14 @@ REPLIES = {
     "read my messages": "You have two new messages, and both are from the dentist.",
     "play some music": "I am sorry, but I can only hum.",
     "cancel my appointment": "Your appointment is cancelled. Nobody will miss you.",
-    REPEAT: "",  # what was said before
+    REPEAT: "",  # the last reply again
     "good bye": "Good bye, and thank you for calling.",
 }
 UNKNOWN = "I did not understand. Please ask me for a joke, a story or the weather."
 
 
 class Refused(Exception):
-    """A request can't be served. status: of HTTP."""
+    """A request cannot be served. status: the HTTP status of the response."""
 
     def __init__(self, status, message):
         super().__init__(message)
@@ -66,15 +66,15 @@ class Refused(Exception):
 # The engines
 
 class Recognizer:
-    """Speech to text by pocketsphinx, one utterance at a time. grammar: as GRAMMAR above."""
+    """Recognize speech with pocketsphinx, one utterance at a time. grammar: GRAMMAR above."""
 
     def __init__(self, grammar=""):
         self._grammar, self._decoder, self._lock = grammar, None, threading.Lock()
 
     def hear(self, sound):
-        """Return the text of 16-bit mono PCM at STT_RATE, "" for none.
+        """Return the text of 16-bit mono PCM at STT_RATE, or "".
 
-        Raises Refused where there is no pocketsphinx, OSError and ValueError for a bad grammar.
+        Raises Refused without pocketsphinx, OSError and ValueError for a bad grammar.
         """
         with self._lock:
             self._decoder = self._decoder or self._load()
@@ -103,10 +103,10 @@ class Recognizer:
 
 
 def with_noise(sound):
-    """Return PCM with faint noise in it.
+    """Return PCM with faint noise added.
 
-    A telephone carries nothing above 3.4 kHz, and such silence the model has never heard: noise
-    there takes 75 % of espeak-ng's commands recognized to 97 %.
+    A telephone carries nothing above 3.4 kHz, and the model was not trained on such audio. The
+    noise raises the share of espeak-ng's commands that are recognized from 75 % to 97 %.
     """
     samples = array.array("h", sound)
     level = max(map(abs, samples), default=0) // 50
@@ -116,7 +116,7 @@ def with_noise(sound):
 
 
 def reply(messages):
-    """Return what the script says to the last message, which may have more before the command."""
+    """Return the script's reply to the last message, which ends with a command."""
     said = re.sub(r"[^a-z ]", "", messages[-1]["content"].lower()).strip()
     command = next((command for command in REPLIES if said.endswith(command)), None)
     if command == REPEAT:
@@ -219,11 +219,11 @@ def as_json(value):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1 around ENDPOINTS: every body is chunked, every error JSON like OpenAI's."""
+    """Serve ENDPOINTS by HTTP/1.1, with chunked bodies and errors in OpenAI's JSON."""
 
     protocol_version = "HTTP/1.1"
-    timeout = 60  # seconds a client may be silent
-    disable_nagle_algorithm = True  # or the next chunk waits for the ACK of the last
+    timeout = 60  # seconds at most without a byte from a client
+    disable_nagle_algorithm = True  # else each chunk waits for TCP's ACK of the last
 
     def do_POST(self):
         status = 200
@@ -235,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
             status, (kind, chunks) = 400, as_json({"error": {"message": f"bad request: {error!r}"}})
         try:
             self.respond(status, kind, chunks)
-        except OSError as error:  # a caller who interrupts lets the voice bot hang up on us
+        except OSError as error:  # the voice bot closes when its caller interrupts
             log.debug("client gone: %s", error)
             self.close_connection = True
 
@@ -266,9 +266,9 @@ def main():
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "info").upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        RECOGNIZER.hear(b"")  # loads the model, or the first caller would wait for it
+        RECOGNIZER.hear(b"")  # loads the model, so that the first caller does not wait
     except Refused as error:
-        log.warning("%s", error)  # the other endpoints work
+        log.warning("%s", error)  # the other endpoints still work
     except (OSError, ValueError) as error:
         sys.exit(f"local_ai: GRAMMAR={os.environ['GRAMMAR']}: {error}")
     with ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "8080"))), Handler) as server:

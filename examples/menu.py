@@ -1,10 +1,10 @@
-"""A phone menu: one to hear yourself, two to get the keys you press back, zero for the operator.
+"""A phone menu: press 1 to hear yourself, 2 to get your keys back, 0 for the operator.
 
     OPERATOR=sip:4711@192.0.2.10 BOT=examples.menu:answer python server.py
 
-Keys interrupt the prompts, and may be pressed ahead. After three rounds without a choice it hangs
-up. For prompts of your own put menu.wav, echo.wav, number.wav, operator.wav, sorry.wav and bye.wav
-into a directory and name it in PROMPTS (see examples/prompts.py).
+Callers may press keys during a prompt or before it. After three rounds without a choice the menu
+hangs up. To use prompts of your own, put menu.wav, echo.wav, number.wav, operator.wav, sorry.wav
+and bye.wav into a directory and set PROMPTS to it (see examples/prompts.py).
 """
 
 import itertools
@@ -21,7 +21,7 @@ MENU = "Press 1 to hear yourself, 2 to have a number read back, or 0 for the ope
 
 def echo(call):
     call.say(prompt("echo", "Speak for ten seconds, and hear yourself."))
-    call.say(itertools.islice(call.frames(), 500))  # of 20 ms
+    call.say(itertools.islice(call.frames(), 500))  # frames of 20 ms: 10 s
 
 
 def read_back(call):
@@ -47,7 +47,7 @@ def answer(call):
         try:
             if choice:
                 choice(call)
-        except (TransferError, ValueError) as error:  # refused; no OPERATOR; a phone without keys
+        except (TransferError, ValueError) as error:  # ValueError: no OPERATOR, or no keys agreed
             log.warning("%s: %s", call, error)
             call.say(prompt("sorry", "Sorry, that is not possible now."))
     call.say(prompt("bye", "Good bye."))

@@ -1,4 +1,4 @@
-"""A parrot: beeps, then repeats each thing the caller says; talk over it to stop it.
+"""A parrot: beep, then repeat each thing the caller says. Talk over it to stop it.
 
     BOT=examples.parrot:answer python server.py
 """

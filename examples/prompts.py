@@ -1,7 +1,7 @@
-"""What the examples say, without audio files of their own.
+"""The prompts of the examples: your WAV files, or speech from espeak-ng, or a tone.
 
-Record your prompts as WAV files and name their directory in PROMPTS. For those that are missing
-espeak-ng says the text (Debian: apt-get install espeak-ng); without it a tone sounds, so that the
+Record your prompts as WAV files and set PROMPTS to their directory. If a file is missing, espeak-ng
+speaks the text (Debian: apt-get install espeak-ng). Without espeak-ng the prompt is a tone, so the
 examples run with nothing installed.
 """
 
@@ -18,7 +18,7 @@ from bot import wav
 
 @functools.lru_cache(maxsize=None)
 def prompt(name, text):
-    """Return 16-bit mono PCM at 8000 Hz: the file PROMPTS/name.wav, the text spoken, or a tone."""
+    """Return 16-bit mono PCM at 8000 Hz: PROMPTS/name.wav, the text spoken, or a tone."""
     path = os.path.join(os.environ.get("PROMPTS", ""), f"{name}.wav")
     if os.path.exists(path):
         return wav(path)

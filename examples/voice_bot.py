@@ -2,10 +2,10 @@
 
     AI_URL=https://api.openai.com/v1 AI_KEY=... BOT=examples.voice_bot:answer python server.py
 
-or, with no key and no cloud, `python -m examples.local_ai` and then here no setting at all. The
-reply is spoken sentence by sentence while the model still writes, and ends when the caller speaks.
-What fails is logged and apologized for; three failures in a row end the call. What was said is
-logged, and how long the caller waited for it. Settings are those of examples/ai_client.py, and
+To try it without a key and a cloud, start `python -m examples.local_ai` and leave out AI_URL and
+AI_KEY. The bot speaks each sentence while the model still writes the next, and stops when the
+caller speaks. It logs each failure and apologizes; after three failures in a row it hangs up. It
+also logs what was said and how long the caller waited. Settings: those of ai_client.py, and
 
     AI_PROMPT     the system prompt
     PROMPTS       a directory whose sorry.wav is the apology (see examples/prompts.py)
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 SYSTEM = {"role": "system", "content": os.environ.get(
     "AI_PROMPT", "You speak with a caller on the telephone. Answer in one to three short "
                  "sentences, without lists, links or markdown.")}
-HISTORY = 21  # messages, the caller's and ours in turn; an odd number, for the first is a caller's
-FAILURES = 3  # in a row
-AHEAD = 50  # chunks of 0.1 s
-TAIL = 0.26  # seconds of silence in an utterance behind its last word
-# not in 3.14, nor after "p.m.", "1." or a title
+HISTORY = 21  # messages at most, in turns; odd, so that the first one is the caller's
+FAILURES = 3  # in a row, then the bot hangs up
+AHEAD = 50  # chunks of 0.1 s at most that are fetched before they are played
+TAIL = 0.26  # seconds of silence that an utterance has after its last word
+# matches neither in "3.14" nor after "p.m.", "1." or a title
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:Dr|Mr|Ms|No|St)\.)\s+|\n+")
 
 
@@ -52,7 +52,7 @@ def answer(call):
 
 
 def converse(call, utterance, history, times):
-    """Reply to an utterance. history: messages; times: {step: when it was done}; both grow."""
+    """Reply to an utterance. history: messages; times: {step: its end}; both are added to."""
     times["silence"] = monotonic()
     text = transcribe(utterance.wav())
     times["transcription"] = monotonic()
@@ -70,7 +70,7 @@ def converse(call, utterance, history, times):
 
 
 def speech(messages, said, times):
-    """Yield the reply to messages as PCM. said: gets a [sentence, bytes of PCM] for each."""
+    """Yield the reply to messages as PCM; append [sentence, bytes of PCM] to said for each."""
     for sentence in sentences(chat(messages)):
         times.setdefault("model", monotonic())
         said.append([sentence, 0])
@@ -81,7 +81,7 @@ def speech(messages, said, times):
 
 
 def sentences(pieces):
-    """Yield the sentences of a text that comes in pieces, each as soon as its end is sure."""
+    """Yield the sentences of a text that comes in pieces, each as soon as it is complete."""
     rest = ""
     for piece in pieces:
         *whole, rest = SENTENCE_END.split(rest + piece)
@@ -91,9 +91,9 @@ def sentences(pieces):
 
 
 def ahead(chunks):
-    """Yield chunks, which a thread of its own takes in advance; closing this closes them.
+    """Yield chunks that a thread fetches in advance; close them when this is closed.
 
-    While there is nothing this yields b"", so that `say` sees that the caller speaks or is gone.
+    While no chunk is ready, yield b"", so that `say` notices a caller who speaks or hangs up.
     """
     ready, room, closed = queue.Queue(), threading.Semaphore(AHEAD), threading.Event()
 
@@ -105,7 +105,7 @@ def ahead(chunks):
                 room.acquire()
                 if closed.is_set():
                     break
-        except Exception as error:  # is raised again where the chunks are used
+        except Exception as error:  # raised again by the generator below
             end = error
         finally:
             chunks.close()
@@ -131,7 +131,7 @@ def ahead(chunks):
 
 
 def heard(said, seconds):
-    """Return what the caller heard of `said` (see `speech`) when so many seconds were played."""
+    """Return the part of `said` (see `speech`) that was played in this many seconds."""
     left, words = seconds * 2 * TTS_RATE, []
     for sentence, size in said:
         if left > 0:
@@ -142,7 +142,7 @@ def heard(said, seconds):
 
 
 def remember(history, role, text):
-    """Add a message, or more to the last one: many models insist that the roles take turns."""
+    """Add a message, or extend the last one: many models require that the roles alternate."""
     if history and history[-1]["role"] == role:
         text = f"{history.pop()['content']} {text}"
     history.append({"role": role, "content": text})
@@ -150,7 +150,7 @@ def remember(history, role, text):
 
 
 def delays(times):
-    """Return how long the caller waited for our first audio, in all and step by step."""
+    """Return how long the caller waited for the first audio: in total and for each step."""
     if "voice" not in times:
         return "never"
     when = list(times.values())

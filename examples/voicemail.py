@@ -1,9 +1,9 @@
-"""A voicemail: beep, and record until the caller is silent for three seconds or hangs up.
+"""A voicemail: beep, then record until the caller is silent for 3 s or hangs up.
 
     MAILBOX=/some/where BOT=examples.voicemail:answer python server.py
 
-Messages are WAV files named after the time and the caller. The work after the call, here a line of
-the log, stands in `finally`: it is done also when the caller hangs up.
+Messages are WAV files named after the time and the caller. The work to do after the recording, here
+a log line, is in `finally`, so it is also done when the caller hangs up.
 """
 
 import os

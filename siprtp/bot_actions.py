@@ -1,4 +1,7 @@
-"""What a bot asks of its call: asked in any thread, done in the SIP thread, perhaps too late."""
+"""The actions of a bot: any thread asks for them, the SIP thread does them.
+
+By then the call may have ended or changed, so each action checks the dialog's state first.
+"""
 
 import logging
 

@@ -156,7 +156,7 @@ class Menu(unittest.TestCase):
         self.assertEqual(call.transferred, ["sip:op@192.0.2.10"])
 
     def test_a_transfer_that_fails_is_regretted_and_the_menu_goes_on(self):
-        for refusal in (TransferError(486, "Busy Here"), ValueError("'' is no SIP URI")):
+        for refusal in (TransferError(486, "Busy Here"), ValueError("'' is not a sip: URI")):
             _, said = self.run_menu("0", "", None, refusal=refusal)
             self.assertEqual(said, ["menu", "operator", "sorry", "menu", "menu"])
 

@@ -12,18 +12,18 @@ log = logging.getLogger(__name__)
 
 # RIFF size WAVE, fmt 16 PCM channels rate bytes/s bytes/sample bits, data size
 HEADER = struct.Struct("<4sI4s 4sIHHIIHH 4sI")
-MAX_DATA = 0xFFFFFFFF - HEADER.size  # bytes: what the sizes in the header can tell, 4 GB
-BLOCK = 50  # frames written at once, 1 s
-NAME = "recorder"  # of a writing thread
-MAX_WAITING = 3000  # frames, 60 s: a disk this far behind hangs
+MAX_DATA = 0xFFFFFFFF - HEADER.size  # bytes of audio at most: the header's sizes have 32 bits
+BLOCK = 50  # frames written at once, 1 s: a crash loses no more
+NAME = "recorder"  # of the threads that write
+MAX_WAITING = 3000  # frames at most that wait for the disk, 60 s (4 MB at 16000 Hz)
 
 
 class Recorder:
-    """Writes both sides of a call, in step, from a thread of its own, as disks may block.
+    """Write both sides of a call in a thread of its own, since a disk may block.
 
-    path: overwritten. rate: Hz. The file can be played at any time, after a crash too: its header
-    tells of each second written. What the disk does not take is logged, and ends the recording
-    but not the call. Raises OSError where it cannot begin.
+    path: overwritten. rate: Hz. The file can be played at any time, even after a crash: its header
+    is updated with each second of audio. If the disk fails, the recorder logs that and ends the
+    recording, not the call. Raises OSError if the file cannot be created.
     """
 
     def __init__(self, path, rate=8000, open_file=open):
@@ -32,7 +32,7 @@ class Recorder:
         self._frames = deque()  # (left, right)
         self._wake = SimpleQueue()  # False for a block, True for the end
         self._ended = self._hangs = False
-        # unbuffered: nothing that interpreter shutdown would wait for, or flush once more
+        # unbuffered, so that nothing is left to flush when the interpreter shuts down
         self._file = open_file(path, "wb", buffering=0)
         self.thread = threading.Thread(target=self._run, daemon=True, name=NAME)
         try:
@@ -46,7 +46,7 @@ class Recorder:
             raise
 
     def write(self, left, right):
-        """Take 20 ms of both sides, 16-bit little-endian mono PCM of one length; never block."""
+        """Queue 20 ms of both sides, 16-bit mono PCM of equal length. Never blocks."""
         if self._ended:
             return
         waiting = len(self._frames)
@@ -60,7 +60,7 @@ class Recorder:
             self._wake.put(False)
 
     def close(self):
-        """End the recording; its thread writes what waits. From any thread, also repeatedly."""
+        """End the recording once the queued frames are written. May be called repeatedly."""
         self._ended = True
         self._wake.put(True)
 
@@ -81,13 +81,13 @@ class Recorder:
             self._frames.clear()
 
     def _append(self):
-        """Write the frames that wait, then the sizes that tell of them."""
+        """Write the queued frames, then a header with the new sizes."""
         frames = [self._frames.popleft() for _ in range(len(self._frames))]
         if not frames:
             return
         left, right = (array("h", b"".join(side)) for side in zip(*frames))
         stereo = array("h", bytes(2 * left.itemsize * len(left)))
-        stereo[::2], stereo[1::2] = left, right  # whole samples: their byte order stays
+        stereo[::2], stereo[1::2] = left, right  # whole samples, in any byte order
         data = stereo.tobytes()
         if self._size + len(data) > MAX_DATA:
             raise OSError(errno.EFBIG, "a WAV file holds 4 GB")
@@ -104,4 +104,4 @@ class Recorder:
     def _write(self, data):
         view = memoryview(data)
         while view:
-            view = view[self._file.write(view):]  # a disk almost full takes a part
+            view = view[self._file.write(view):]  # an almost full disk takes only a part
