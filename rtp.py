@@ -1,11 +1,12 @@
-"""RTP: packets, the socket of a call, and the echo of one call by itself (RFC 3550)."""
+"""RTP: packets, the socket of a call, and a plain echo of one call (RFC 3550)."""
 
 import errno
 import itertools
 import secrets
 import socket
 import struct
-from typing import NamedTuple
+import threading
+from typing import NamedTuple, Optional, Union
 
 from siprtp.sip import sdp
 from siprtp.sockets import DSCP_RTP, open_socket, set_dscp
@@ -15,7 +16,7 @@ MAX_PACKET = 2048  # bytes
 
 
 class RTPPacket(NamedTuple):
-    """An RTP packet. payload: bytes. CSRCs, extension and padding are read over, never sent."""
+    """An RTP packet. CSRCs, extension and padding are skipped on reading and never sent."""
 
     payload_type: int
     sequence: int  # 16 bits
@@ -25,8 +26,8 @@ class RTPPacket(NamedTuple):
     marker: bool = False
 
     @classmethod
-    def parse(cls, data):
-        """Return the packet in data. Raises ValueError that says what is wrong (RFC 3550 5.1)."""
+    def parse(cls, data: Union[bytes, memoryview]) -> "RTPPacket":
+        """Return the packet in data. Raises ValueError saying what is wrong (RFC 3550 5.1)."""
         if len(data) < HEADER.size:
             raise ValueError("shorter than an RTP header")
         first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
@@ -45,20 +46,21 @@ class RTPPacket(NamedTuple):
             raise ValueError("header longer than the packet")
         return cls(second & 127, sequence, timestamp, ssrc, bytes(data[start:end]), second > 127)
 
-    def serialize(self):
+    def serialize(self) -> bytes:
         """Return the packet as bytes."""
         second = self.payload_type | (128 if self.marker else 0)
         return HEADER.pack(128, second, self.sequence, self.timestamp, self.ssrc) + self.payload
 
 
-def open_rtp_socket(ip, start, end=None, first=None):
-    """Return a UDP socket bound to an even port of start..end; `bind` decides what is free.
+def open_rtp_socket(ip: str, start: int, end: Optional[int] = None,
+                    first: Optional[int] = None) -> socket.socket:
+    """Return a UDP socket bound to a free even port from start to end.
 
-    first: the port to try first. Without end: port `start` itself, odd or even. Raises OSError,
-    with errno EADDRINUSE when every port is taken.
+    first: the port to try first. Without end, the port is `start`, odd or even. Raises OSError,
+    with errno EADDRINUSE if every port is in use.
     """
     ports = range(start, start + 1) if end is None else range(start + start % 2, end + 1, 2)
-    skip = ports.index(first) if first in ports else 0
+    skip = ports.index(first) if first is not None and first in ports else 0
     sock = open_socket(ip, socket.SOCK_DGRAM)
     try:
         for port in itertools.chain(ports[skip:], ports[:skip]):
@@ -76,27 +78,32 @@ def open_rtp_socket(ip, start, end=None, first=None):
         raise
 
 
-def rtp_echo_server(server_ip, rtp_port, remote_sdp, stop_event):
-    """Echo one call's RTP at server_ip:rtp_port until stop_event is set; by itself, without SIP.
+def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes],
+                    stop_event: threading.Event) -> None:
+    """Echo one call's RTP at server_ip:rtp_port, without SIP, until stop_event is set.
 
-    remote_sdp: the other side's session description, str or bytes. Returns within a second of
-    the event, the port free again. Raises SDPError (a ValueError) or OSError.
-    The server's own echo, siprtp.media.echo, does the same for many calls at once.
+    remote_sdp: the other side's session description. Returns within a second of the event, with
+    the port free again. Raises SDPError (a ValueError) or OSError.
+    siprtp.media.echo, the echo of the server, does the same for many calls at once.
     """
     agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
     with open_rtp_socket(server_ip, rtp_port) as sock:
-        sock.settimeout(0.5)  # seconds between two looks at the event
+        sock.settimeout(0.5)  # seconds between two checks of the event
         while not stop_event.is_set():
             try:
                 data, source = sock.recvfrom(MAX_PACKET)
                 packet = RTPPacket.parse(data)
             except (socket.timeout, ConnectionError, ValueError):
-                continue  # nothing came, an ICMP error did, or it is not RTP
+                continue  # no packet, an ICMP error of an earlier one, or not RTP
             payload_type = agreement.formats.get(packet.payload_type)
-            if payload_type is None or source != agreement.remote or not agreement.sending:
+            # an IPv6 source has four parts
+            if payload_type is None or source[:2] != agreement.remote or not agreement.sending:
                 continue
             # RFC 3550 8.2: a mirrored SSRC would look like a loop
             echo = packet._replace(payload_type=payload_type, sequence=sequence, ssrc=ssrc)
+            try:
+                sock.sendto(echo.serialize(), agreement.remote)
+            except OSError:
+                continue  # an ICMP error of an earlier packet, or no route: the next one may pass
             sequence = sequence + 1 & 0xFFFF
-            sock.sendto(echo.serialize(), agreement.remote)

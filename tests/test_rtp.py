@@ -12,6 +12,7 @@ import time
 import types
 import unittest
 import weakref
+from unittest import mock
 
 from rtp import RTPPacket, open_rtp_socket, rtp_echo_server
 from siprtp import dtmf
@@ -22,6 +23,7 @@ from siprtp.media.echo import Echo
 from siprtp.media.session import RTPSession
 from siprtp.media.thread import RTPThread
 from tests.support import wait_until
+from tests.test_ipv6 import has_ipv6
 
 A = "127.0.0.1"  # where the description says the caller is
 PCMA = {8: 8, 101: 101}
@@ -639,37 +641,109 @@ class SenderReports(OnSockets):
         self.assertEqual(told - sent & 0xFFFFFFFF, 2 * 8000 - 1000)
 
 
-class StandAlone(unittest.TestCase):
-    def test_the_echo_runs_by_itself_until_its_event_is_set(self):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
-            caller.bind((A, 0))
-            caller.settimeout(0.2)
-            with open_rtp_socket(A, 13000, 13998) as free:
-                port = free.getsockname()[1]
-            description = (f"v=0\r\no=- 1 1 IN IP4 {A}\r\ns=-\r\nc=IN IP4 {A}\r\nt=0 0\r\n"
-                           f"m=audio {caller.getsockname()[1]} RTP/AVP 8\r\n")
-            stop = threading.Event()
-            thread = threading.Thread(target=rtp_echo_server, args=(A, port, description, stop))
-            thread.start()
-            echo = None
-            for sequence in range(50):  # its socket may not be bound yet
-                caller.sendto(packet(sequence, payload=b"hello"), (A, port))
-                try:
-                    echo = RTPPacket.parse(caller.recv(2048))
-                    break
-                except (socket.timeout, ConnectionError):
-                    continue
+class StandAlone(OnSockets):
+    """rtp_echo_server in a thread; `self.caller` is the other side."""
+
+    ip, family = A, "IP4"
+
+    def setUp(self):
+        self.caller = self.open(self.ip)
+        with open_rtp_socket(self.ip, 13000, 13998) as free:
+            self.at = free.getsockname()[:2]
+
+    def open(self, ip):
+        sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(sock.close)
+        sock.bind((ip, 0))
+        sock.settimeout(0.2)
+        return sock
+
+    def start(self, open_socket=open_rtp_socket):
+        """Start the echo and return the first packet that it sends back."""
+        description = (f"v=0\r\no=- 1 1 IN {self.family} {self.ip}\r\ns=-\r\n"
+                       f"c=IN {self.family} {self.ip}\r\nt=0 0\r\n"
+                       f"m=audio {self.caller.getsockname()[1]} RTP/AVP 8\r\n")
+        stop = threading.Event()
+        thread = threading.Thread(target=rtp_echo_server, args=(*self.at, description, stop))
+        patch = mock.patch("rtp.open_rtp_socket", open_socket)
+        patch.start()
+        self.addCleanup(patch.stop)
+        thread.start()
+
+        def end():
+            began = time.monotonic()
             stop.set()
             thread.join(20)
-            self.assertFalse(thread.is_alive())
-            self.assertEqual(echo.payload, b"hello")
-        with open_rtp_socket(A, port):
+            return time.monotonic() - began
+
+        self.end = end
+        self.addCleanup(end)
+        for _ in range(50):  # the socket of the echo may not be bound yet
+            try:
+                return self.echo(0, b"hello")
+            except (socket.timeout, ConnectionError):
+                continue
+        raise AssertionError("no echo")
+
+    def echo(self, sequence, payload, **parts):
+        """Send a packet and return its echo."""
+        self.caller.sendto(packet(sequence, 160 * sequence, payload, **parts), self.at)
+        return RTPPacket.parse(self.caller.recv(2048))
+
+    def test_it_answers_with_its_own_ssrc_and_sequence_until_its_event_is_set(self):
+        first = self.start()
+        second = self.echo(1000, b"again", marker=True)
+        self.assertEqual((first.payload, second.payload, second.marker, second.timestamp),
+                         (b"hello", b"again", True, 160000))
+        self.assertEqual((second.ssrc, second.sequence - first.sequence & 0xFFFF),
+                         (first.ssrc, 1))
+        self.assertNotEqual(first.ssrc, 7)
+        self.assertLess(self.end(), 1)
+        with open_rtp_socket(self.ip, self.at[1]):
             pass
+
+    def test_other_sources_and_packets_that_are_not_rtp_are_ignored(self):
+        self.start()
+        other = self.open(self.ip)
+        other.sendto(packet(1), self.at)
+        for junk in (b"", b"x", b"\0" * 172, b"\x80\xc8" + b"\0" * 26, packet(2, payload_type=0)):
+            self.caller.sendto(junk, self.at)
+        self.assertEqual(self.echo(3, b"voice").payload, b"voice")
+        other.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            other.recv(2048)
+
+    def test_icmp_errors_on_sending_and_receiving_end_nothing(self):
+        class Unreachable(socket.socket):
+            failures = [ConnectionRefusedError, OSError(errno.ENETUNREACH, "no route")] * 2
+
+            def sendto(self, *args):
+                if self.failures:
+                    raise self.failures.pop()
+                return super().sendto(*args)
+
+            def recvfrom(self, size):
+                data, source = super().recvfrom(size)
+                if len(self.failures) == 2:
+                    self.failures.pop()
+                    raise ConnectionRefusedError
+                return data, source
+
+        def open_socket(*args):
+            return Unreachable(fileno=open_rtp_socket(*args).detach())
+
+        self.assertEqual(self.start(open_socket).payload, b"hello")
+        self.assertEqual(Unreachable.failures, [])
 
     def test_a_description_without_our_codec_raises_value_error(self):
         with self.assertRaises(ValueError):
             rtp_echo_server(A, 13000, "v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 9 RTP/AVP 18\r\n",
                             threading.Event())
+
+
+@unittest.skipUnless(has_ipv6(), "needs IPv6")
+class StandAloneOverIPv6(StandAlone):
+    ip, family = "::1", "IP6"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where a session's packets go, and where they may come from."""
 
-from typing import Tuple
+from typing import Any, Optional
 
 from siprtp.agreement import Agreement
 
@@ -17,12 +17,13 @@ class Flow:
          self.events, self.others) = agreement
         self.audio = next(iter(self.formats), None)  # the payload type of the codec
         # the stream that the session receives: its last good (ip, port), its SSRC; RTP thread only
-        self.source = self.ssrc = None
-        self.target = self.remote
+        self.source: Any = None
+        self.ssrc: Optional[int] = None
+        self.target: Any = self.remote  # where to send
         self.ignored = 0  # packets that were not accepted
         self.failed = False  # whether a packet could not be sent
 
-    def accept(self, source: Tuple[str, int], ssrc: int, continues: bool, peer_ip: str) -> bool:
+    def accept(self, source, ssrc: int, continues: bool, peer_ip: str) -> bool:
         """Decide whether a new stream becomes the call's; follow a caller behind NAT.
 
         A stream may come from any port of the IP in the SDP (music on hold uses another one) or of

@@ -5,6 +5,7 @@ For the SIP thread alone. The session is given with each call, as it owns its Re
 
 import logging
 import secrets
+import socket
 import time
 from typing import Optional
 
@@ -24,7 +25,7 @@ class Reports:
     sock: bound to the RTCP port and owned from now on, or None for no RTCP.
     """
 
-    def __init__(self, sock=None):
+    def __init__(self, sock: Optional[socket.socket] = None):
         self.sock = sock
         self.round_trip: Optional[float] = None  # seconds, by the other side's reports
         self._cname = secrets.token_hex(8)

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 from rtp import HEADER, MAX_PACKET, RTPPacket, open_rtp_socket
 from siprtp.agreement import NOTHING, Agreement
@@ -65,10 +65,11 @@ class RTPSession:
         self.stop_event = stop_event or threading.Event()
         self.flow = Flow(NOTHING)
         self.reports = Reports(rtcp_sock)
-        self.echo = None  # the Echo that serves the session, if one does
-        self.on_key = None
+        self.echo: Optional[Echo] = None  # the Echo that serves the session, if one does
+        self.on_key: Optional[Callable[[str], None]] = None
         self.mute = False  # True: send echoed audio only, and no reports
-        self.header = None  # (M PT, sequence, timestamp, SSRC) of the last packet received
+        # (M PT, sequence, timestamp, SSRC) of the last packet received
+        self.header = 0, 0, 0, 0
         self.ssrc, self.sequence = secrets.randbits(32), secrets.randbits(16)
         self.timestamp = secrets.randbits(32)  # of the next packet sent
         # a timestamp that was sent, and when it was sent first, in timestamp units of our clock
@@ -77,7 +78,7 @@ class RTPSession:
         self._events = EventReader()
         self._keys_reported = 0, 0  # a second, and the keys reported in it
         self._last_arrival = 0  # of a packet that was accepted, in timestamp units
-        self._counted_flow = None  # the Flow whose packets are being counted
+        self._counted_flow: Optional[Flow] = None  # the Flow whose packets are being counted
         self._has_thread = False  # a thread serves the session and closes the socket
         self._warned = False
 
@@ -269,7 +270,8 @@ class RTPSession:
         units: how far the timestamp advances; with 0 the next packet has the same timestamp.
         """
         flow = self.flow
-        kind = flow.formats.get(flow.events if event else flow.audio)
+        received = flow.events if event else flow.audio
+        kind = None if received is None else flow.formats.get(received)
         if kind is not None and not self.mute:
             self.transmit(RTPPacket(kind, self.sequence, self.timestamp, self.ssrc, payload,
                                     marker).serialize(), self.timestamp,
