@@ -1,4 +1,4 @@
-"""Settings: the environment, checked once, as one frozen value."""
+"""Settings: read from the environment, checked once, then one frozen value."""
 
 import ipaddress
 import os
@@ -11,27 +11,36 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class ConfigError(ValueError):
-    """A setting that can't be used; the text names it."""
+    """A setting that cannot be used; the text names it."""
 
 
 class Passwords(dict):
-    """{user: password}; shown, it tells neither."""
+    """{user: password}; its repr reveals neither."""
 
     def __repr__(self):
         return f"<{len(self)} passwords>"
 
 
+# How the text of a setting is read: each raises a ValueError that says what would be right
+
+
 def address(text):
-    ip = ipaddress.ip_address(text)
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address, not a name") from None
     if ip.is_multicast:
-        raise ValueError("is a multicast address")
+        raise ValueError("must not be a multicast address")
     return str(ip)
 
 
 def host_address(text):
-    if text and ipaddress.ip_address(text).is_unspecified:
+    if not text:
+        return ""
+    ip = address(text)
+    if ipaddress.ip_address(ip).is_unspecified:
         raise ValueError("must be an address that callers can send to")
-    return address(text) if text else ""
+    return ip
 
 
 def number(low, high):
@@ -54,7 +63,7 @@ def some_of(*words):
     def read(text):
         names = tuple(name.strip().upper() for name in text.split(","))
         if len(set(names)) < len(names) or not set(names) <= set(words):
-            raise ValueError(f"must be some of {', '.join(words)}, each once")
+            raise ValueError(f"must be one or more of {', '.join(words)}, each once, with commas")
         return names
     return read
 
@@ -65,32 +74,36 @@ def codecs(text):
 
 def function(text):
     if text and not re.fullmatch(r"\w+(\.\w+)*:\w+", text):
-        raise ValueError("must be module:function")
+        raise ValueError("must be module:function, such as my_bot:answer")
     return text
 
 
 def networks(text):
-    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"{error}; must be addresses or networks, such as "
+                         "198.51.100.7,203.0.113.0/24") from None
 
 
 def folder(text):
     if text and not (os.path.isdir(text) and os.access(text, os.W_OK | os.X_OK)):
-        raise ValueError("is no directory that can be written to")
+        raise ValueError("must be a directory that this user can write to")
     return text
 
 
 def passwords(path):
-    """Read lines of user:password; no error repeats anything of the file."""
+    """Read lines of user:password; no error text quotes the file."""
     found = Passwords()
     if not path:
         return found
     try:
-        with open(path, encoding="utf-8-sig") as file:  # that of Notepad begins with a BOM
+        with open(path, encoding="utf-8-sig") as file:  # Notepad writes a BOM
             lines = [line.strip() for line in file]
     except OSError as error:
-        raise ValueError(error.strerror or "can't be read") from None
+        raise ValueError(error.strerror or "cannot be read") from None
     except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
+        raise ValueError("must be UTF-8") from None
     for number, line in enumerate(lines, 1):
         if not line or line.startswith("#"):
             continue
@@ -98,10 +111,10 @@ def passwords(path):
         if not user or not password:
             raise ValueError(f"line {number} is not user:password")
         if user in found:
-            raise ValueError(f"line {number} names a user once more")
+            raise ValueError(f"line {number} repeats a user")
         found[user] = password
     if not found:
-        raise ValueError("has no line user:password")
+        raise ValueError("has no user:password line")
     return found
 
 
@@ -148,18 +161,18 @@ SETTINGS = (  # name, default, how its text is read, help text
 
 
 class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):  # type: ignore[misc]
-    """Every setting by its lower-case name, as the function in its row reads it."""
+    """Every setting by its lower-case name, with the value that its row's function returned."""
 
     __slots__ = ()  # no other attributes
 
     @property
     def reach_ip(self):
-        """The address at which this machine itself reaches the server."""
+        """The address at which this machine reaches its own server."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_ip, self.bind_ip)
 
     @property
     def binds_one(self):
-        """True where the server listens on one address, not on all of them."""
+        """True if the server listens on one address, not on all of them."""
         return self.bind_ip == self.reach_ip
 
     def describe(self):
@@ -178,16 +191,16 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):  
                 raise ConfigError(f"{name}={text!a}: {error}") from None
         config = cls(**values)
         if config.advertised_ip and (":" in config.advertised_ip) != (":" in config.bind_ip):
-            raise ConfigError(f"ADVERTISED_IP={config.advertised_ip}: BIND_IP={config.bind_ip} is "
-                              "of the other IP version")
+            raise ConfigError(f"ADVERTISED_IP={config.advertised_ip}: must have the IP version of "
+                              f"BIND_IP={config.bind_ip}")
         if config.rtp_port_start + config.rtp_port_start % 2 > config.rtp_port_end:
-            raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: no even port from "
-                              f"RTP_PORT_START={config.rtp_port_start} on")
+            raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: there is no even port from "
+                              f"RTP_PORT_START={config.rtp_port_start} to it")
         return config
 
 
 def as_text(value):
-    """Return a setting's value as it would be set; of passwords, how many there are."""
+    """Return a value as its setting would be written; of passwords only their number."""
     if isinstance(value, Passwords):
         return f"({len(value)} users)" if value else ""
     if isinstance(value, tuple):

@@ -479,11 +479,11 @@ class PasswordFile(unittest.TestCase):
             self.assertNotIn("builder", text)
 
     def test_a_file_that_cant_be_used_is_an_error_that_repeats_nothing_of_it(self):
-        for text, why in (("", "no line"), ("# alice:secret\n", "no line"),
+        for text, why in (("", "no user:password line"), ("# alice:secret\n", "no user:password line"),
                           ("a:b\nsecret", "line 2 is not"), (":secret", "line 1 is not"),
                           ("secret:", "line 1 is not"), ("secret: ", "line 1 is not"),
-                          ("\n#\nsecret:a\nsecret:b", "line 4 names"),
-                          (b"secret:\xff", "not UTF-8")):
+                          ("\n#\nsecret:a\nsecret:b", "line 4 repeats"),
+                          (b"secret:\xff", "must be UTF-8")):
             with self.subTest(text=text), self.assertRaisesRegex(
                     ConfigError, f"^SIP_PASSWORD_FILE=.*: .*{why}") as caught:
                 Config.from_env({"SIP_PASSWORD_FILE": write(self, text)})
