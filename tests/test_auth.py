@@ -479,7 +479,7 @@ class PasswordFile(unittest.TestCase):
             self.assertNotIn("builder", text)
 
     def test_a_file_that_cant_be_used_is_an_error_that_repeats_nothing_of_it(self):
-        for text, why in (("", "no user:password line"), ("# alice:secret\n", "no user:password line"),
+        for text, why in (("", "no user:"), ("# alice:secret\n", "no user:"),
                           ("a:b\nsecret", "line 2 is not"), (":secret", "line 1 is not"),
                           ("secret:", "line 1 is not"), ("secret: ", "line 1 is not"),
                           ("\n#\nsecret:a\nsecret:b", "line 4 repeats"),
