@@ -1,7 +1,7 @@
-"""What a bot meets: the methods of a call, tick by tick.
+"""The methods of a call, tick by tick.
 
-The RTP thread is played by the wait of a blocking call: whoever waits makes 20 ms pass. So all of
-it happens in one thread, in a known order.
+The tests replace the RTP thread: each wait of a blocking method makes 20 ms pass. So everything
+happens in one thread, in a known order.
 """
 
 import array
@@ -93,7 +93,7 @@ class BotCase(unittest.TestCase):
         self.acts.append(("transfer", uri, tell))
 
     def wait(self, timeout=None):
-        """What a blocking call does: let a tick pass."""
+        """Stand for the wait of a blocking method: let a tick pass."""
         self.tick()
 
     def tick(self, times=1):
@@ -133,7 +133,7 @@ class Answering(BotCase):
         self.call.reject(486)
         self.assertEqual((self.acts, self.call.ended), ([("reject", 486)], True))
 
-    def test_what_makes_no_sense_raises(self):
+    def test_wrong_arguments_and_calls_at_the_wrong_time_raise(self):
         for status in (200, 302, 401, 700):
             with self.assertRaises(ValueError):
                 self.call.reject(status)
@@ -159,7 +159,7 @@ class Answering(BotCase):
         self.call.hangup()
         self.call.clear()
 
-    def test_why_it_ended_is_told_and_no_except_exception_goes_on(self):
+    def test_call_ended_says_why_and_passes_an_except_exception(self):
         self.service.on_end("the caller hung up")
         with self.assertRaisesRegex(bot.CallEnded, "^the caller hung up$"):
             try:
@@ -173,7 +173,7 @@ class Answering(BotCase):
         with self.assertRaises(bot.CallEnded):
             self.call.answer()
 
-    def test_what_the_function_leaves_undone_is_finished(self):
+    def test_a_call_that_the_function_leaves_open_is_ended(self):
         def broken(call):
             raise ZeroDivisionError
 
@@ -199,12 +199,12 @@ class Hearing(BotCase):
         self.assertEqual(frames[:3], [coded(SPEECH), coded(QUIET), coded(SPEECH)])
         self.assertEqual({len(frame) for frame in frames}, {320})
 
-    def test_they_begin_with_what_is_heard_from_now_on(self):
+    def test_frames_begin_with_the_audio_that_follows(self):
         self.hear(SPEECH, SPEECH, QUIET)
         self.tick(2)
         self.assertEqual(next(self.call.frames()), coded(QUIET))
 
-    def test_what_comes_while_the_bot_is_busy_is_kept(self):
+    def test_frames_that_come_while_the_bot_is_busy_are_kept(self):
         frames = self.call.frames()
         self.hear(QUIET, SPEECH, SPEECH)
         next(frames)
@@ -262,13 +262,13 @@ class Hearing(BotCase):
         self.assertLess(next(self.call.utterances(silence=0.3)).end, 1.9)
         self.assertLess(self.ticks, 101)
 
-    def test_what_is_said_when_the_caller_hangs_up_is_one_too(self):
+    def test_the_hang_up_ends_an_utterance(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30)
         self.at_tick[85] = self.service.on_end
         utterance, = self.call.utterances()
         self.assertIn(coded(SPEECH) * 28, utterance.pcm)
 
-    def test_what_was_said_before_and_after_a_long_absence_is_not_one(self):
+    def test_speech_before_and_after_a_long_absence_is_two_utterances(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 90)
         self.assertEqual(list(self.call.utterances(silence=2, timeout=1.5)), [])
         self.tick(3000)
@@ -277,7 +277,7 @@ class Hearing(BotCase):
         self.assertLess(next(utterances).end, 3)
         self.assertGreater(next(utterances).start, 62)
 
-    def test_nobody_who_speaks_for_so_long_ends_the_iterator(self):
+    def test_a_silence_longer_than_the_timeout_ends_the_iterator(self):
         self.hear(*[QUIET] * 20, *[SPEECH] * 30, *[QUIET] * 60)
         self.call.say(QUIET * 400)  # what was heard meanwhile is no waiting
         self.assertEqual(len(list(self.call.utterances(timeout=2))), 1)
@@ -287,7 +287,7 @@ class Hearing(BotCase):
             with self.assertRaises(ValueError):
                 self.call.utterances(**wrong)
 
-    def test_what_was_said_while_the_bot_spoke_is_an_utterance_too(self):
+    def test_speech_during_say_is_an_utterance_too(self):
         self.hear(*[QUIET] * 10, *[SPEECH] * 30, *[QUIET] * 60)
         self.call.say(QUIET * 100)
         self.assertAlmostEqual(next(self.call.utterances()).start, 0.2, delta=0.3)
@@ -341,7 +341,7 @@ class Speaking(BotCase):
         self.assertEqual(self.call.say(chunks()), 0.04)
         self.assertEqual(self.said(), coded(SPEECH + QUIET * 2 + SPEECH))
 
-    def test_what_is_no_pcm_raises_and_says_what_is(self):
+    def test_anything_but_pcm_raises_with_a_hint(self):
         for what in ("Hello", None, 5, ["Hello"], array.array("h", [1, 2])):
             with self.assertRaisesRegex(TypeError, "bytes"):
                 self.call.say(what)
@@ -354,7 +354,7 @@ class Speaking(BotCase):
             self.call.say(SPEECH, rate=0)
         self.assertEqual(self.call.say(memoryview(SPEECH)), 0.02)
 
-    def test_what_is_given_to_say_cannot_say_something_itself(self):
+    def test_an_iterable_given_to_say_must_not_call_say(self):
         def chunks(method):
             yield SPEECH
             method()
@@ -364,7 +364,7 @@ class Speaking(BotCase):
                 self.call.say(chunks(method))
         self.assertEqual(self.call.say(SPEECH), 0.02)
 
-    def test_who_waits_for_a_turn_is_freed_by_the_end_of_the_call(self):
+    def test_the_end_of_the_call_frees_a_thread_that_waits_to_speak(self):
         self.call._audio._speaker = threading.Thread()
         self.at_tick[3] = self.service.on_end
         with self.assertRaises(bot.CallEnded):
@@ -469,7 +469,7 @@ class Speaking(BotCase):
         self.call.say(chunks(), rate=16000, barge_in=True)
         self.assertEqual(closed, [True])
 
-    def test_what_interrupted_is_an_utterance(self):
+    def test_the_speech_that_interrupts_is_an_utterance(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60)
         self.assertLess(self.call.say(SPEECH * 100, barge_in=True), 1.1)
         self.assertIn(coded(SPEECH) * 28, next(self.call.utterances()).pcm)
@@ -504,7 +504,7 @@ class Speaking(BotCase):
             self.tick()
         self.assertEqual([marker for _, marker, _ in self.sent], [True, True, False])
 
-    def test_what_is_said_on_hold_does_not_count_as_played(self):
+    def test_speech_on_hold_does_not_count_as_played(self):
         self.session.flow = flow(sending=False)
         self.assertEqual(self.call.say(SPEECH * 5), 0.0)
         self.assertEqual(self.ticks, 5)
@@ -540,7 +540,7 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(5), "45")
         self.assertEqual(self.call.digits(until="6"), "")
 
-    def test_keys_nobody_asks_for_are_kept_but_not_without_end(self):
+    def test_unread_keys_are_kept_up_to_a_limit(self):
         self.press("1" * 10000 + "2" * conversation.MAX_KEYS)
         self.assertEqual(self.call.digits(count=None, until="", timeout=0),
                          "2" * conversation.MAX_KEYS)
@@ -650,7 +650,7 @@ class About(BotCase):
             "frames", "hangup", "headers", "id", "log", "name", "rate", "record", "reject", "ring",
             "say", "send_digits", "source", "statistics", "transfer", "utterances"})
 
-    def test_what_cut_a_prompt_short_can_be_told(self):
+    def test_say_tells_what_interrupted_it(self):
         for barge_in, by, cut in (
                 ("voice", "voice", lambda: self.hear(*[SPEECH] * 4)),
                 ("keys", "keys", lambda: self.service.on_key("1")),
@@ -742,7 +742,7 @@ class Ending(BotCase):
         with self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1")
 
-    def test_a_transfer_nobody_tells_of_leaves_a_line(self):
+    def test_a_transfer_without_a_report_leaves_a_line(self):
         with self.assertLogs("bot", "INFO") as logged, self.assertRaises(bot.TransferError):
             self.call.transfer("sip:desk@10.1.1.1", timeout=0)
         self.assertEqual(logged.records[0].getMessage(),
@@ -756,7 +756,7 @@ class Ending(BotCase):
         self.at_tick[self.ticks + 2] = lambda: self.acts[2][2](200, "OK")
         self.call.transfer("sip:other@10.1.1.1")
 
-    def test_one_of_which_nothing_is_heard_is_408(self):
+    def test_a_transfer_without_a_report_is_408(self):
         for told in ([], [(100, "")]):
             self.make()
             self.news(*told)
@@ -769,7 +769,7 @@ class Ending(BotCase):
         with self.assertRaises(bot.CallEnded):
             self.call.transfer("sip:desk@10.1.1.1")
 
-    def test_what_is_no_uri_raises_value_error_and_reaches_no_wire(self):
+    def test_anything_but_a_uri_raises_value_error_and_is_not_sent(self):
         for uri in ("1234", "sip:", "sip:a@b>\r\nX: y", "http://x", "sip:a b@c"):
             with self.assertRaises(ValueError):
                 self.call.transfer(uri)
@@ -884,7 +884,7 @@ class Files(unittest.TestCase):
         self.assertEqual((len(mono), mono[200]), (400, 2000))
         self.assertEqual(len(bot.wav(self.write(SPEECH), 16000)), 640)
 
-    def test_what_is_no_wav_file_raises(self):
+    def test_anything_but_a_wav_file_raises(self):
         for data in (b"", b"ID3", b"RIFF, but no more than that", b"RIFF\0\0\0\0WAVEfmt ",
                      self.write(SPEECH).getvalue()[:40]):
             with self.assertRaisesRegex(ValueError, "not a WAV file"):
@@ -922,7 +922,7 @@ class Loading(unittest.TestCase):
         with self.assertRaisesRegex(ConfigError, f"{re.escape(bot.__file__)} has no answer$"):
             bot_loader.load("bot:answer")
 
-    def test_what_raises_when_it_is_imported_is_told_with_its_place(self):
+    def test_an_error_during_the_import_is_named_with_its_place(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
             with open(os.path.join(folder, "a_broken_bot.py"), "w") as file:
                 file.write("\nimport os\nos.environ['NOT_SET']\n")

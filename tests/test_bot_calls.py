@@ -1,4 +1,4 @@
-"""A call that a bot serves, as the trunk sees it. What the bot asks for is asked in its place."""
+"""A call that a bot serves, as the trunk sees it. The tests ask for actions in the bot's place."""
 
 import unittest
 
@@ -313,7 +313,7 @@ class Transfer(BotCase):
         self.notify("486 Busy Here", "terminated")
         self.assertEqual((self.told[-1], self.call.state), ((486, "Busy Here"), "confirmed"))
 
-    def test_what_the_other_side_says_of_it_is_logged_escaped(self):
+    def test_the_reason_of_a_failed_transfer_is_logged_escaped(self):
         refer = self.refer()
         with self.assertLogs("siprtp.bot_actions", "INFO") as logged:
             self.reply(refer, "603 \x1b[2J\x7f\rINFO calls: all is well")

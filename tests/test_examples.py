@@ -30,7 +30,7 @@ TRANSCRIPTIONS, CHAT, SPEECH = (
 class FakeCall:
     """A call as a bot sees it. keys: what each digits() returns; says: what is said, in turn.
 
-    patience: for each say(), the seconds of it after which the caller interrupts, None for never.
+    patience: for each say(), the seconds after which the caller interrupts, None for never.
     """
 
     caller, rate = "4711", 8000
@@ -105,7 +105,7 @@ class Small(unittest.TestCase):
 
 
 class Voicemail(unittest.TestCase):
-    def test_what_is_said_after_the_tone_is_recorded_and_nothing_more(self):
+    def test_only_the_speech_after_the_tone_is_recorded(self):
         call = FakeCall([HELLO, HELLO])
         call.caller = "../a b"
         with mock.patch.dict(os.environ, MAILBOX="/mail"), \
@@ -270,7 +270,7 @@ class Ahead(unittest.TestCase):
         go.set()
         self.assertEqual(b"".join(chunks), b"x")
 
-    def test_what_fails_there_is_raised_here_after_what_was_made_before(self):
+    def test_an_error_in_the_thread_is_raised_after_the_chunks_before_it(self):
         def fail():
             yield b"x"
             raise ai_client.AIError("broken")
@@ -282,7 +282,7 @@ class Ahead(unittest.TestCase):
 
 
 class Memory(unittest.TestCase):
-    def test_what_was_heard_ends_where_the_sound_was_cut(self):
+    def test_the_part_that_was_played_ends_where_the_sound_was_cut(self):
         said = [["One two three four.", 2 * SECOND], ["Five six.", SECOND]]
         for seconds, text in ((0, ""), (1, "One two"), (1.2, "One two three"),
                               (2, "One two three four."), (2.2, "One two three four. Five"),
@@ -403,7 +403,7 @@ class VoiceBot(Served):
     def asked(self, path):
         return [body for asked, _, body in self.server.requests if asked == path]
 
-    def test_what_the_model_writes_is_spoken(self):
+    def test_the_reply_of_the_model_is_spoken(self):
         call, _ = self.talk()
         self.assertTrue(call.answered)
         self.assertEqual(call.said, [(voiced("Hi you.") + voiced("Bye."), 24000, "voice")])
@@ -468,14 +468,14 @@ class VoiceBot(Served):
     def test_an_interrupted_reply_is_remembered_as_far_as_it_was_heard(self):
         class Late(FakeCall):
             def say(self, pcm, rate=None, barge_in=False):
-                return super().say(list(pcm), rate, barge_in)  # all of it is there
+                return super().say(list(pcm), rate, barge_in)  # fetch all of it first
 
         with self.assertLogs(voice_bot.log, "INFO"):
             voice_bot.answer(Late([HELLO] * 2, patience=[0.35]))  # of 0.7: "Hi" of "Hi you."
         told = [m["content"] for m in self.asked(CHAT)[1]["messages"][1:]]
         self.assertEqual(told, ["Hello there.", "Hi", "Hello there."])
 
-    def test_a_reply_nobody_heard_makes_one_question_of_two(self):
+    def test_a_reply_that_was_not_played_joins_two_questions(self):
         self.talk(utterances=2, patience=[0])
         told = [(m["role"], m["content"]) for m in self.asked(CHAT)[1]["messages"][1:]]
         self.assertEqual(told, [("user", "Hello there. Hello there.")])
@@ -773,7 +773,7 @@ class Script(unittest.TestCase):
                 self.assertEqual(self.reply(command), text)
                 self.assertEqual(self.reply(f"Hm, {command.title()}!"), text)
 
-    def test_what_was_said_can_be_repeated(self):
+    def test_the_last_reply_can_be_repeated(self):
         self.assertEqual(self.reply("good bye", "Bye.", local_ai.REPEAT), "Bye.")
         self.assertEqual(self.reply(local_ai.REPEAT), local_ai.UNKNOWN)
 

@@ -123,7 +123,7 @@ class Files(Recording):
         self.assert_frames(3)
         self.assertFalse(one._frames)
 
-    def test_what_cannot_be_opened_or_begun_raises_os_error(self):
+    def test_a_file_or_thread_that_cannot_be_created_raises_os_error(self):
         with self.assertRaises(FileNotFoundError):
             Recorder(os.path.join(self.path, "nowhere.wav"))
         with self.assertRaises(OSError):
