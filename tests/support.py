@@ -1,4 +1,4 @@
-"""What the tests share: a server without sockets, a clock that is told the time, and a trunk.
+"""Shared by the tests: a server without sockets, a clock that a test sets, and a trunk.
 
 Trunk is the peer of that server: it writes requests as they look on the wire and reads what came
 back, as SIPMessages.
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Media:
-    """Stands for an RTPSession: remembers what it was told, has no socket and no thread."""
+    """Stands in for an RTPSession: remembers its calls, has no socket and no thread."""
 
     def __init__(self, port, peer_ip):
         self.port, self.peer_ip = port, peer_ip

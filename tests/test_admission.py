@@ -1,4 +1,4 @@
-"""Admission: who is answered, how often, how much a stranger gets, and what the log says of it."""
+"""Admission: which peers get an answer, how often and how much, and what the log says then."""
 
 import logging
 import tempfile
@@ -16,7 +16,7 @@ from siprtp.sip.uas import MAX_TRANSACTIONS
 from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
 
 MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
-STRANGER = ("192.0.2.66", 5060)
+UNVERIFIED = ("192.0.2.66", 5060)
 SECOND = ("192.0.2.10", 40000)  # the trunk's address, another port
 
 
@@ -48,7 +48,7 @@ class Peers(unittest.TestCase):
                    "::ffff:8.8.8.8", "0.0.0.0"):
             self.assertTrue(self.silent(trunk, (ip, 5060)), ip)
 
-    def test_with_the_setting_nobody_else_is_answered(self):
+    def test_with_the_setting_no_other_peer_gets_an_answer(self):
         trunk = Trunk(known=False, ALLOWED_PEERS="198.51.100.7, 203.0.113.0/25,2001:db8::/32")
         for ip in ("198.51.100.7", "203.0.113.127", "2001:db8:1::1"):
             self.assertFalse(self.silent(trunk, (ip, 5060)), ip)
@@ -59,28 +59,28 @@ class Peers(unittest.TestCase):
         trunk = Trunk(known=False, ALLOWED_PEERS="198.51.100.7")
         with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
             for method in ("OPTIONS", "INVITE", "REGISTER", "BYE", "ACK") * 20:
-                self.assertEqual(trunk.send(trunk.request(method, body=OFFER), STRANGER), [])
-            trunk.send(b"\x16\x03\x01" * 100, STRANGER)
+                self.assertEqual(trunk.send(trunk.request(method, body=OFFER), UNVERIFIED), [])
+            trunk.send(b"\x16\x03\x01" * 100, UNVERIFIED)
         self.assertEqual([record.getMessage() for record in log.records],
                          ["192.0.2.66 gets no answer: it is not in ALLOWED_PEERS"])
         self.assertEqual((len(trunk.server.transactions), len(trunk.server.calls)), (0, 0))
         trunk.advance(60)
         with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
-            trunk.send(b"x", STRANGER)
+            trunk.send(b"x", UNVERIFIED)
         self.assertEqual(len(log.records), 1)
 
 
-    def test_a_ping_is_answered_at_our_own_address_and_to_nobody_else(self):
+    def test_a_ping_is_answered_to_our_own_address_only(self):
         trunk = Trunk(known=False, BIND_IP="192.0.2.1", ALLOWED_PEERS="198.51.100.7")
         options = trunk.request("OPTIONS")
         ping = options.replace(b"Max-Forwards: 70", b"Max-Forwards: 0")
         home = "192.0.2.1", 40000
         self.assertEqual(statuses(trunk.send(ping, home)), [200])
-        for data, source in ((ping, STRANGER), (options, home),
+        for data, source in ((ping, UNVERIFIED), (options, home),
                              (ping.replace(b"OPTIONS", b"REGISTER"), home)):
             self.assertEqual(trunk.send(data, source), [])
 
-    def test_a_start_on_a_public_address_says_who_is_answered(self):
+    def test_a_start_on_a_public_address_says_which_peers_get_an_answer(self):
         for peers, says in (("", "is a public address, but only private networks get an answer"),
                             ("0.0.0.0/0", "ALLOWED_PEERS lets everyone call"),
                             ("198.51.100.7", None)):
@@ -92,7 +92,7 @@ class Peers(unittest.TestCase):
             self.assertIn(says or "none", log.output[0])
             self.assertEqual(len(log.output), 1 + bool(says))
 
-    def test_everybody_may_not_call_where_passwords_are_asked_for(self):
+    def test_no_warning_if_callers_need_a_password(self):
         with tempfile.NamedTemporaryFile("w") as file:
             file.write("alice:wonderland")
             file.flush()
@@ -108,21 +108,21 @@ class Rate(unittest.TestCase):
     def answered(self, trunk, source, count):
         return sum(len(trunk.send(trunk.request("OPTIONS"), source)) for _ in range(count))
 
-    def test_a_stranger_may_send_a_tenth_of_the_rate_each_second(self):
+    def test_an_unverified_peer_may_send_a_tenth_of_the_rate_each_second(self):
         with self.assertLogs("siprtp.sip.admission", "WARNING") as log:
             peer = trunk()
-            self.assertEqual(self.answered(peer, STRANGER, 10), 2)
+            self.assertEqual(self.answered(peer, UNVERIFIED, 10), 2)
         self.assertRegex(log.output[0], "192.0.2.66: too many messages.*SIP_RATE")
         self.assertEqual(len(log.output), 1)
         peer.advance(1)
-        self.assertEqual(self.answered(peer, STRANGER, 10), 2)
+        self.assertEqual(self.answered(peer, UNVERIFIED, 10), 2)
 
-    def test_all_strangers_together_may_send_half_of_it(self):
+    def test_all_unverified_peers_together_may_send_half_of_the_rate(self):
         peer = trunk()
         answers = [self.answered(peer, (f"192.0.2.{number}", 5060), 2) for number in range(20, 30)]
         self.assertEqual(answers, [2] * 5 + [0] * 5)
 
-    def test_a_flood_of_strangers_takes_nothing_from_who_had_a_call(self):
+    def test_a_flood_of_unverified_peers_takes_nothing_from_verified_ones(self):
         peer = trunk()
         peer.call()
         peer.advance(1)
@@ -131,7 +131,7 @@ class Rate(unittest.TestCase):
         self.assertEqual(self.answered(peer, SECOND, 50), 20)  # the same IP, perhaps forged
         self.assertEqual(self.answered(peer, PEER, 50), 20)
 
-    def test_strangers_fill_no_table_of_those_who_had_a_call(self):
+    def test_unverified_peers_fill_no_table_of_verified_ones(self):
         clock = Clock()
         admission = Admission((), "", 2 * MAX_PEERS * 100, clock)
         admission.verify(PEER)
@@ -148,18 +148,18 @@ class Rate(unittest.TestCase):
         tcp = [admission.admits(("10.0.0.1", 50000), 1, tcp=True) for _ in range(30)]
         self.assertEqual((sum(udp), sum(tcp)), (20, 20))
 
-    def test_an_address_that_is_named_by_itself_is_not_one_of_the_strangers(self):
+    def test_an_address_named_by_itself_is_known(self):
         peer = trunk(ALLOWED_PEERS="192.0.2.66, 192.0.2.0/24")
         for number in range(100, 200):
             self.answered(peer, (f"192.0.2.{number}", 5060), 2)
-        self.assertEqual(self.answered(peer, STRANGER, 30), 20)
+        self.assertEqual(self.answered(peer, UNVERIFIED, 30), 20)
 
     def test_a_network_of_ipv6_counts_as_one(self):
         peer = Trunk(known=False, BIND_IP="2001:db8::1", SIP_RATE="100")
         counts = [self.answered(peer, (f"2001:db8:0:{n % 2}::{n}", 5060), 1) for n in range(2, 42)]
         self.assertEqual(sum(counts), 20)
 
-    def test_so_does_one_whose_addresses_had_calls(self):
+    def test_a_verified_ipv6_network_counts_as_one_too(self):
         admission = Admission([ip_network("2001:db8::/32")], "", 20, Clock())
         sources = [(f"2001:db8:0:1::{number}", 5060) for number in range(1, 10)]
         for source in sources:
@@ -170,22 +170,22 @@ class Rate(unittest.TestCase):
         admission = Admission((), "", 1000, Clock())
         admission.verify(("10.0.0.1", 5060))
         known = [admission.admits(("10.0.0.1", 5060), 65535) for _ in range(100)]
-        stranger = [admission.admits(("10.0.0.2", 5060), 65535) for _ in range(100)]
-        self.assertEqual((sum(known), sum(stranger)), (23, 3))
+        unverified = [admission.admits(("10.0.0.2", 5060), 65535) for _ in range(100)]
+        self.assertEqual((sum(known), sum(unverified)), (23, 3))
         self.assertTrue(Admission((), "", 2, Clock()).admits(("10.0.0.1", 5060), 65535))
 
     def test_garbage_counts_as_messages_do(self):
         peer = trunk()
         for _ in range(5):
-            peer.send(b"\0\1\2", STRANGER)
-        self.assertEqual(self.answered(peer, STRANGER, 1), 0)
+            peer.send(b"\0\1\2", UNVERIFIED)
+        self.assertEqual(self.answered(peer, UNVERIFIED, 1), 0)
 
-    def test_a_stranger_may_always_send_something(self):
-        self.assertEqual(self.answered(trunk(SIP_RATE="2"), STRANGER, 3), 1)
+    def test_an_unverified_peer_may_always_send_one_message(self):
+        self.assertEqual(self.answered(trunk(SIP_RATE="2"), UNVERIFIED, 3), 1)
 
     def test_with_0_nothing_is_too_much(self):
         peer = trunk(SIP_RATE="0")
-        self.assertEqual(self.answered(peer, STRANGER, 300), 300)
+        self.assertEqual(self.answered(peer, UNVERIFIED, 300), 300)
 
     def test_what_is_counted_is_bounded(self):
         counts = Counts(Clock(), 1)
@@ -201,7 +201,7 @@ class Amplification(unittest.TestCase):
     def sent_to(self, peer, ip):
         return sum(len(data) for data, address in peer.server.sent if address[0] == ip)
 
-    def test_an_invite_nobody_stands_behind(self):
+    def test_a_forged_invite(self):
         peer = Trunk(known=False)
         data = peer.request("INVITE", body=OFFER)
         self.assertIn(200, statuses(peer.send(data)))
@@ -222,7 +222,7 @@ class Amplification(unittest.TestCase):
         peer.advance(64)
         self.assertLessEqual(self.sent_to(peer, PEER[0]), 3 * len(data))
 
-    def test_a_bye_does_not_go_where_a_stranger_says(self):
+    def test_a_bye_does_not_go_where_an_unverified_peer_says(self):
         peer = Trunk(known=False)
         peer.say("INVITE", body=OFFER, contact="sip:x@198.51.100.1")
         peer.advance(200)
@@ -261,14 +261,14 @@ class Amplification(unittest.TestCase):
         peer = Trunk(known=False)
         peer.say("INVITE", body=OFFER, branch="z9hG4bKi")
         cancel = peer.request("CANCEL", branch="z9hG4bKi")
-        answer, = peer.send(cancel, STRANGER)
+        answer, = peer.send(cancel, UNVERIFIED)
         self.assertEqual(answer.status, 481)
         self.assertNotEqual(answer.to_tag, next(iter(peer.server.calls)).local_tag)
 
-    def test_who_guesses_a_branch_does_not_begin_the_trunks_transaction(self):
+    def test_guessing_a_branch_does_not_begin_the_trunks_transaction(self):
         peer = Trunk()
         peer.send(peer.request("INVITE", headers=["Require: x"], branch="z9hG4bK2567F",
-                               call_id="another"), STRANGER)
+                               call_id="another"), UNVERIFIED)
         answers = peer.say("INVITE", body=OFFER, branch="z9hG4bK2567F")
         self.assertEqual(statuses(answers), [100, 200])
         self.assertEqual(peer.server.sent[-1][1], PEER)
@@ -276,11 +276,11 @@ class Amplification(unittest.TestCase):
     def test_the_ack_proves_the_address_the_invite_came_from_and_no_other(self):
         peer = Trunk(known=False)
         ok = peer.say("INVITE", body=OFFER)[-1]
-        peer.send(peer.request("ACK", to_tag=ok.to_tag), STRANGER)
+        peer.send(peer.request("ACK", to_tag=ok.to_tag), UNVERIFIED)
         self.assertTrue(peer.server.admission.is_known(PEER[0]))
-        self.assertFalse(peer.server.admission.is_known(STRANGER[0]))
+        self.assertFalse(peer.server.admission.is_known(UNVERIFIED[0]))
 
-    def test_who_sent_an_ack_is_a_stranger_no_more(self):
+    def test_an_ack_verifies_its_peer(self):
         peer = Trunk(known=False)
         call = peer.call()
         peer.say("INVITE", 2, body=OFFER, to_tag=call.local_tag)
@@ -293,7 +293,7 @@ class Amplification(unittest.TestCase):
         peer.say("ACK", to_tag="0123456789abcdef")
         self.assertFalse(peer.server.admission.is_known(PEER[0]))
 
-    def test_nothing_is_said_to_a_stranger_before_the_ack(self):
+    def test_an_unverified_peer_hears_no_speech_before_the_ack(self):
         for bot in (None, lambda call: None):
             peer = Trunk(bot, known=False)
             peer.server.calls.start_bot = lambda call: None
@@ -313,7 +313,7 @@ class Bounds(unittest.TestCase):
         data = peer.request("INVITE", body=OFFER, call_id=name, from_tag=name)
         return peer.send(data, source)[-1].status
 
-    def test_strangers_calls_without_ack_make_room_for_others_after_a_second(self):
+    def test_unverified_calls_without_ack_make_room_after_a_second(self):
         for environ, most in (({}, MAX_UNVERIFIED), ({"MAX_CALLS": "50"}, 26)):
             peer = Trunk(known=False, SIP_RATE="0", **environ)
             for number in range(most):
@@ -322,8 +322,8 @@ class Bounds(unittest.TestCase):
             peer.advance(1)
             self.assertEqual(self.invite(peer, "later"), 200)
             self.assertEqual(len(peer.server.calls), most)
-            peer.server.admission.verify(STRANGER)
-            self.assertEqual(self.invite(peer, "known", STRANGER), 200)
+            peer.server.admission.verify(UNVERIFIED)
+            self.assertEqual(self.invite(peer, "known", UNVERIFIED), 200)
             peer.advance(64)
             self.assertEqual((len(peer.server.calls), len(peer.server.transactions)), (0, 0))
 
@@ -336,22 +336,22 @@ class Bounds(unittest.TestCase):
     def test_calls_that_wait_for_the_answer_to_our_bye_are_no_room(self):
         peer = Trunk(known=False, SIP_RATE="0")
         for number in range(MAX_UNVERIFIED - 1):
-            self.invite(peer, f"x{number}", STRANGER)
-        ok = peer.send(peer.request("INVITE", body=OFFER, call_id="acked"), STRANGER)[-1]
-        peer.send(peer.request("ACK", call_id="acked", to_tag=ok.to_tag), STRANGER)
+            self.invite(peer, f"x{number}", UNVERIFIED)
+        ok = peer.send(peer.request("INVITE", body=OFFER, call_id="acked"), UNVERIFIED)[-1]
+        peer.send(peer.request("ACK", call_id="acked", to_tag=ok.to_tag), UNVERIFIED)
         peer.advance(1)
         for number in range(3 * MAX_UNVERIFIED):
             self.invite(peer, f"forged{number}")
         self.assertEqual(len(peer.server.calls._unverified), MAX_UNVERIFIED)
 
-    def test_where_no_port_is_left_a_strangers_call_makes_room(self):
+    def test_if_no_port_is_left_an_unverified_call_makes_room(self):
         peer = Trunk(known=False, RTP_PORT_START="20000", RTP_PORT_END="20019", MAX_CALLS="1000")
         self.assertEqual([self.invite(peer, f"forged{n}") for n in range(7)], [200] * 6 + [486])
-        peer.server.admission.verify(STRANGER)
-        calls = [self.invite(peer, f"real{n}", STRANGER) for n in range(5)]
+        peer.server.admission.verify(UNVERIFIED)
+        calls = [self.invite(peer, f"real{n}", UNVERIFIED) for n in range(5)]
         self.assertEqual(calls, [200] * 4 + [486])
         peer.advance(1)
-        self.assertEqual(self.invite(peer, "real", STRANGER), 200)
+        self.assertEqual(self.invite(peer, "real", UNVERIFIED), 200)
 
     def test_an_address_is_known_by_a_few_ports(self):
         admission = Admission((), "", 10, Clock())
@@ -365,20 +365,20 @@ class Bounds(unittest.TestCase):
         peer = Trunk(SIP_RATE="0")
         for _ in range(MAX_TRANSACTIONS):
             peer.say("OPTIONS")
-        self.assertEqual(self.invite(peer, "new", STRANGER), 200)
+        self.assertEqual(self.invite(peer, "new", UNVERIFIED), 200)
 
     def test_all_ports_in_use_is_busy(self):
         peer = Trunk(RTP_PORT_START="20001", RTP_PORT_END="20005")
         self.assertEqual([self.invite(peer, name) for name in "abc"], [200, 200, 486])
 
-    def test_transactions_of_strangers(self):
+    def test_transactions_of_unverified_peers_are_limited(self):
         peer = Trunk(known=False, SIP_RATE="0")
         for _ in range(MAX_TRANSACTIONS + 100):
-            self.assertEqual(statuses(peer.send(peer.request("OPTIONS"), STRANGER)), [200])
+            self.assertEqual(statuses(peer.send(peer.request("OPTIONS"), UNVERIFIED)), [200])
         self.assertEqual(len(peer.server.transactions), MAX_TRANSACTIONS)
-        self.assertEqual(statuses(peer.send(peer.request("INVITE", body=OFFER), STRANGER)), [486])
-        self.assertEqual(statuses(peer.send(peer.request("BYE", to_tag="x"), STRANGER)), [481])
-        self.assertEqual(statuses(peer.send(peer.request("FOO"), STRANGER)), [501])
+        self.assertEqual(statuses(peer.send(peer.request("INVITE", body=OFFER), UNVERIFIED)), [486])
+        self.assertEqual(statuses(peer.send(peer.request("BYE", to_tag="x"), UNVERIFIED)), [481])
+        self.assertEqual(statuses(peer.send(peer.request("FOO"), UNVERIFIED)), [501])
         peer.advance(32)
         self.assertEqual(len(peer.server.transactions), 0)
         self.assertEqual(peer.say("INVITE", body=OFFER)[-1].status, 200)
@@ -412,15 +412,15 @@ class Log(unittest.TestCase):
         if record.thread == threading.get_ident():  # one of an earlier test may still say something
             self.lines.append(record.getMessage())
 
-    def test_lines_about_a_stranger_are_bounded_by_the_minute(self):
+    def test_lines_about_an_unverified_peer_are_limited_per_minute(self):
         for _ in range(300):
-            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+            self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         self.assertEqual(len(self.lines), PEER_LINES + 1)
         self.assertEqual(self.lines[-1], "192.0.2.66: no more lines about this peer for a minute")
         self.peer.send(self.peer.request("REGISTER"), PEER)
         self.assertIn("192.0.2.10:5060 rejected: 405", self.lines[-1])
         self.peer.advance(60)
-        self.peer.send(self.peer.request("REGISTER"), STRANGER)
+        self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         self.assertIn("192.0.2.66:5060 rejected: 405", self.lines[-1])
 
     def test_a_line_is_short_whatever_the_message_says(self):
@@ -437,7 +437,7 @@ class Log(unittest.TestCase):
         self.assertEqual(len(self.lines), 5)
         self.assertLess(max(map(len, self.lines)), 1000, self.lines)
 
-    def test_lines_about_all_strangers_together_are(self):
+    def test_lines_about_all_unverified_peers_together_are_limited(self):
         for number in range(UNVERIFIED_LINES + 200):
             source = (f"10.0.{number >> 8}.{number & 255}", 5060)
             self.peer.send(self.peer.request("REGISTER"), source)
@@ -447,9 +447,9 @@ class Log(unittest.TestCase):
         self.peer.server.admission.verify(PEER)
         self.peer.call()
         self.peer.say("BYE", 2, to_tag=self.peer.last().to_tag)
-        self.assertIn("ended", self.lines[-1])  # who had a call is written about all the same
+        self.assertIn("ended", self.lines[-1])  # lines about a verified peer are still written
 
-    def test_a_flood_of_addresses_silences_nothing_about_who_had_a_call(self):
+    def test_a_flood_of_addresses_silences_no_line_about_verified_peers(self):
         self.peer.server.admission.verify(PEER)
         for number in range(MAX_PEERS + 100):
             self.peer.send(b"x", (f"8.{number >> 16}.{number >> 8 & 255}.{number & 255}", 5060))
@@ -458,7 +458,7 @@ class Log(unittest.TestCase):
         logging.getLogger("siprtp.calls").warning("no thread: %s", "x")
         self.assertEqual(self.lines[-1], "no thread: x")
 
-    def test_what_a_bot_or_a_key_brings_is_the_doing_of_who_calls(self):
+    def test_lines_that_a_bot_or_a_key_causes_count_against_the_caller(self):
         call, server = self.peer.call(), self.peer.server
         server.admission._verified.clear()
         for _ in range(200):
@@ -475,24 +475,24 @@ class Log(unittest.TestCase):
         refused = [line for line in self.lines if "its bot rejected it" in line]
         self.assertEqual(len(refused), PEER_LINES)
 
-    def test_what_is_posted_after_a_strangers_message_is_not_its_doing(self):
+    def test_lines_of_a_posted_call_do_not_count_against_the_last_peer(self):
         for _ in range(200):
-            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+            self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         server = self.peer.server
-        server.call_soon(server.receive, self.peer.request("REGISTER"), STRANGER)
+        server.call_soon(server.receive, self.peer.request("REGISTER"), UNVERIFIED)
         server.call_soon(logging.getLogger("x").info, "said by a bot")
         server.run_due()
         self.assertEqual(self.lines[-1], "said by a bot")
 
     def test_that_passwords_are_guessed_is_written_whatever_came_before(self):
         for _ in range(200):
-            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+            self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         logging.getLogger("siprtp.sip.auth").warning("guessed")
         self.assertEqual(self.lines[-1], "guessed")
 
-    def test_what_nobody_did_is_always_written(self):
+    def test_lines_that_no_peer_caused_are_always_written(self):
         for _ in range(300):
-            self.peer.send(self.peer.request("REGISTER"), STRANGER)
+            self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         self.peer.server.stop()
         self.assertEqual(self.lines[-1], "stopping, 0 calls up")
 

@@ -1,4 +1,4 @@
-"""Digest authentication: who may call, what everybody else learns, and what the log must not."""
+"""Digest authentication: who may call, what others learn, and what the log must not say."""
 
 import hashlib
 import logging
@@ -139,7 +139,7 @@ class Challenged(AuthCase):
         self.assertEqual(self.trunk.say("BYE", to_tag="none")[-1].status, 481)
         self.assertEqual(self.trunk.say("INVITE", to_tag="none")[-1].status, 481)
 
-    def test_without_a_password_file_nobody_is_asked(self):
+    def test_without_a_password_file_no_caller_is_challenged(self):
         self.assertEqual(Trunk().say("INVITE", body=OFFER)[-1].status, 200)
 
 
@@ -289,7 +289,7 @@ class Refused(AuthCase):
             refused = self.invite(authorize(challenge, count=count))
             self.assertEqual(challenges(refused)[0]["stale"], "true")
 
-    def test_counts_are_forgotten_when_their_nonces_have_expired(self):
+    def test_counts_are_dropped_when_their_nonces_have_expired(self):
         for _ in range(3):
             self.attempt()
             self.trunk.advance(30)
@@ -420,7 +420,7 @@ class Logged(AuthCase):
         self.assertEqual(logged.records[-1].getMessage(), "10 wrong credentials from 192.0.2.10: "
                          "its calls get 403 for the next 60 s")
 
-    def test_who_is_asked_and_does_not_come_again_is_told_once(self):
+    def test_a_caller_that_sends_no_credentials_is_logged_once(self):
         self.invite()
         self.invite('Authorization: Digest username="alice", realm="other", nonce="1"')
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
@@ -429,7 +429,7 @@ class Logged(AuthCase):
             "INVITE from 192.0.2.10:5060: sent 401 for realm 'sip-rtp-server'; "
             "the caller never sent credentials; Call-ID 'call-1@192.0.2.10'"])
 
-    def test_who_comes_again_is_not_told(self):
+    def test_a_caller_that_sends_credentials_is_not_logged(self):
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             self.assertEqual(self.attempt(password="wrong").status, 401)
             self.assertEqual(self.attempt().status, 200)
@@ -437,7 +437,7 @@ class Logged(AuthCase):
         self.assertIn("wrong credentials", logged.output[0])
         self.assertEqual(len(logged.output), 1)
 
-    def test_of_many_who_do_not_come_again_some_are_told(self):
+    def test_of_many_callers_without_credentials_some_are_logged(self):
         with self.assertLogs("siprtp.sip.auth", "INFO") as logged:
             for number in range(2 * auth.MAX_ASKED):
                 self.trunk.say("INVITE", body=OFFER, call_id=f"call-{number}")

@@ -55,7 +55,7 @@ class SetUp(unittest.TestCase):
         self.assertEqual((sent[-1][0], sent[-1][1].method()), (32, "BYE"))
         self.assertEqual(self.server.media_made[0].stopped, 1)
         self.assertEqual(self.server.sent[-1][1], ("192.0.2.10", 5060))
-        self.trunk.advance(33)  # nobody answers the BYE either
+        self.trunk.advance(33)  # the BYE gets no answer either
         self.assertEqual((len(self.server.calls), len(self.server.transactions),
                           len(self.server.requests)), (0, 0, 0))
 
@@ -167,7 +167,7 @@ class Ended(unittest.TestCase):
         self.trunk = Trunk()
         self.server = self.trunk.server
 
-    def test_the_reason_they_give_is_logged_and_their_200_has_our_statistics(self):
+    def test_the_reason_of_a_bye_is_logged_and_its_200_has_our_statistics(self):
         call = self.trunk.call()
         call.media.packets_out, call.media.bytes_out = 2, 320
         for sequence in (1, 3):
@@ -283,7 +283,7 @@ class Ended(unittest.TestCase):
             self.assertEqual((self.trunk.last().method(), call.why),
                              ("BYE", "the caller on hold no longer answers"))
 
-    def test_who_takes_a_call_from_hold_has_the_whole_time_to_send(self):
+    def test_a_call_taken_from_hold_has_the_whole_time_to_send_rtp(self):
         call = self.trunk.call(body=offer("sendonly"))
         self.trunk.advance(290)
         self.trunk.say("INVITE", 2, to_tag=call.local_tag, body=OFFER)
@@ -298,7 +298,7 @@ class Ended(unittest.TestCase):
             self.assertEqual(trunk.advance(33)[-1][1].method(), "BYE")
         self.assertIn("ended after 32.0 s: no ACK", logged.output[0])
 
-    def test_who_acks_late_has_the_whole_time_to_send(self):
+    def test_a_late_ack_leaves_the_whole_time_to_send_rtp(self):
         trunk = Trunk(RTP_TIMEOUT="10")
         trunk.say("INVITE", body=OFFER)
         trunk.advance(20)

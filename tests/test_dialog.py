@@ -63,7 +63,7 @@ class States(DialogCase):
             self.requests.pop()[-1](answer)
             self.assertEqual((call.state, call.why), ("ended", "test"))
 
-    def test_a_bye_that_nobody_answers_is_told_where_somebody_had_acked(self):
+    def test_a_bye_without_answer_is_logged_if_the_call_was_acked(self):
         with self.assertLogs("siprtp.sip.dialog", "INFO") as logged:
             for acked in (False, True):
                 call = self.confirmed()

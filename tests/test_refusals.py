@@ -49,7 +49,7 @@ class Refused(unittest.TestCase):
                          "From '\"Alice\" <sip:4711@192.0.2.10>;tag=alice', "
                          "Call-ID 'call-1@192.0.2.10'")
 
-    def test_whoever_requires_100rel_gets_a_200_at_once_and_481_to_a_prack(self):
+    def test_a_caller_that_requires_100rel_gets_a_200_at_once_and_481_to_a_prack(self):
         answers = self.trunk.say("INVITE", body=OFFER, headers=["Require: 100rel"])
         self.assertEqual(statuses(answers), [100, 200])
         prack = self.trunk.say("PRACK", 2, to_tag=answers[1].to_tag, headers=["RAck: 1 1 INVITE"])

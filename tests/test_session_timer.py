@@ -52,7 +52,7 @@ class Negotiated(Timed):
         self.assertIsNone(ok.header("Session-Expires"))
         self.assertEqual(self.trunk.advance(100000), [])
 
-    def test_every_row_of_who_refreshes(self):
+    def test_every_case_of_the_choice_of_a_refresher(self):
         # RFC 4028 table 2: the request's Supported and refresher, the response's refresher
         for supported, asked, told in (("timer", "", "uac"), ("timer", ";refresher=uac", "uac"),
                                        ("timer", ";Refresher=UAS", "uas"), ("", "", "uas")):

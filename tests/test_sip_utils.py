@@ -158,13 +158,13 @@ class Numbers(unittest.TestCase):
                 (["History-Info: <sip:1000@h>;index=1"], ("", "", False))):
             self.assertEqual(get_identity(self.message(*lines)), identity, lines)
 
-    def test_who_calls_is_told_by_the_first_values_of_a_header(self):
+    def test_the_first_values_of_a_header_name_the_caller(self):
         for number, caller in ((9, "7"), (10, "4711")):
             message = self.message("P-Asserted-Identity: " + "<sip:h>," * number + "<sip:7@h>",
                                    "From: <sip:4711@h>")
             self.assertEqual(get_caller_number(message), caller)
 
-    def test_who_diverted_is_told_by_the_last_values_of_the_history(self):
+    def test_the_last_values_of_the_history_name_the_diverting_party(self):
         for number, diverted_by in ((9, "7"), (10, "")):
             message = self.message("History-Info: <sip:7@h>," + "<sip:h>," * number + "<sip:1@h>")
             self.assertEqual(get_identity(message).diverted_by, diverted_by)

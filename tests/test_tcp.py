@@ -324,7 +324,7 @@ class Stalled(unittest.TestCase):
                 self.assertEqual(back.recv(100), b"hello")
         self.addCleanup(transport.close)
 
-    def test_a_peer_that_does_not_read_is_cut_off_and_holds_nobody(self):
+    def test_a_peer_that_does_not_read_is_cut_off_and_blocks_no_other(self):
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
         ended = threading.Event()
@@ -360,7 +360,7 @@ class Stalled(unittest.TestCase):
             transport._take_connection(("192.0.2.66", 40000), ours)
         self.assertEqual((closed, len(transport)), ([True], 0))
 
-    def test_strangers_cannot_take_all_connections(self):
+    def test_unverified_peers_cannot_take_all_connections(self):
         begun, ours, admission = [], StandIn(), Admission((), "", 0, Clock())
         ours.close = lambda: begun.append("closed")
         transport = TCPTransport(None, None, admission)
