@@ -198,7 +198,7 @@ def listen(call):
         loud = loud + 1 if detector.is_loud(level) else 0
         if loud == 2:
             barges.append(number)
-        verdicts.append(detector.hear(level))
+        verdicts.append(detector.feed(level))
         utterance = cutter.feed(b"", verdicts[-1])
         if utterance:
             utterances.append((utterance, number))
@@ -305,7 +305,7 @@ def cost(levels):
     """Return how many microseconds one hear() takes."""
     detector, began = VoiceDetector(), time.perf_counter()
     for level in levels:
-        detector.hear(level)
+        detector.feed(level)
     return (time.perf_counter() - began) / len(levels) * 1e6
 
 

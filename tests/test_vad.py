@@ -34,16 +34,16 @@ class Detector(unittest.TestCase):
 
     def hear(self, levels):
         """Return the share of the frames that are voice."""
-        return sum(map(self.detector.hear, levels)) / len(levels)
+        return sum(map(self.detector.feed, levels)) / len(levels)
 
     def test_a_word_is_heard_from_the_first_frame(self):
         for word in ([75, 100, 110, 110], [16, 95, 110, 110], [0, 60, 110, 110], [90, 115, 115]):
             detector = VoiceDetector()
-            self.assertTrue([detector.hear(level) for level in word][-1], word)
+            self.assertTrue([detector.feed(level) for level in word][-1], word)
 
     def test_a_word_after_silence_may_be_quieter(self):
         self.hear([16] * SECOND)
-        self.assertEqual([self.detector.hear(level) for level in (79, 85, 85)][-1], True)
+        self.assertEqual([self.detector.feed(level) for level in (79, 85, 85)][-1], True)
 
     def test_a_word_at_once_does_not_hide_the_next(self):
         self.hear(self.line.speech(0.4, 105, 30))
@@ -119,7 +119,7 @@ class Detector(unittest.TestCase):
     def test_voice_lasts_60_ms_longer_than_it_is_loud(self):
         self.hear(self.line.noise(3, 60))
         self.hear([100] * 10)
-        self.assertEqual([self.detector.hear(20) for _ in range(5)], [True] * 3 + [False] * 2)
+        self.assertEqual([self.detector.feed(20) for _ in range(5)], [True] * 3 + [False] * 2)
 
     def test_a_single_frame_somewhat_louder_than_the_noise_is_no_voice(self):
         self.hear(self.line.noise(3, 60, 1))
@@ -139,7 +139,7 @@ class Detector(unittest.TestCase):
         other, levels = VoiceDetector(), self.line.speech(9, 90, 70)
         for level in levels:
             self.detector.is_loud(level + 30)
-            self.assertEqual(self.detector.hear(level), other.hear(level))
+            self.assertEqual(self.detector.feed(level), other.feed(level))
         self.assertEqual(self.detector.threshold, other.threshold)
 
 

@@ -131,7 +131,7 @@ class Conversation:
         else:
             level = codec.loudness(pcm)
             self._measure(level, len(payload))
-        voiced = self._detector.hear(level)
+        voiced = self._detector.feed(level)
         return self._from.feed(pcm) if self._from else pcm, voiced
 
     def _measure(self, level, size):

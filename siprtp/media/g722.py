@@ -1,22 +1,22 @@
-"""ITU-T G.722 at 64 kbit/s (mode 1): PCM at 16000 Hz, in each byte two samples of it.
+"""ITU-T G.722 at 64 kbit/s (mode 1): each byte holds two samples of PCM at 16000 Hz.
 
-A pair of filters (QMF) splits the sound at 4000 Hz; each half is coded, at 8000 Hz, as what its
-ADPCM did not foresee: in 6 bits the low band, in 2 the high one.  Clause 6.2 of the recommendation
-names the steps, and so do comments here.  To encode a call takes 4 % of a core and to decode it as
-much (Python 3.11; bench/codec.py measures it).
+A pair of filters (QMF) splits the audio at 4000 Hz. ADPCM codes each band at 8000 Hz, as the
+difference from its prediction: the low band in 6 bits, the high band in 2. The comments name the
+steps as clause 6.2 of the recommendation does. Encoding a call takes 4 % of a core, and so does
+decoding it (Python 3.11; measured by bench/codec.py).
 """
 
 from bisect import bisect_right
 from operator import mul
 from struct import pack, unpack
 
-# every other of the 24 taps, times 8192; the rest are the same backwards
+# every second one of the 24 taps, times 8192; the others are the same, backwards
 QMF = (3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11)
 FMQ = QMF[::-1]
 TAPS = len(QMF)
 
-# What a code stands for, in 1/32768 of the band's scale: the low band's 6 bits, the 4 bits of
-# them that both sides predict from, and the high band's 2 (QM6, QM4 and QM2).
+# The value of a code, in 1/32768 of the band's scale: for the 6 bits of the low band, for the 4 of
+# them from which both sides predict, and for the 2 bits of the high band (QM6, QM4, QM2).
 POSITIVE = (24808, 21904, 19008, 16704, 14984, 13512, 12280, 11192, 10232, 9360, 8576, 7856, 7192,
             6576, 6000, 5456, 4944, 4464, 4008, 3576, 3168, 2776, 2400, 2032, 1688, 1360, 1040, 728)
 LOW_6 = (-136,) * 4 + tuple(-v for v in POSITIVE) + POSITIVE + (432, 136, -432, -136)
@@ -24,11 +24,11 @@ NEGATIVE = (-20456, -12896, -8968, -6288, -4240, -2584, -1200)
 LOW_4 = (0, *NEGATIVE, *(-v for v in NEGATIVE), 0)
 HIGH_2 = (-7408, -1616, 7408, 1616)
 
-# How a code moves the logarithm of the scale (WL by RL42, WH by RH2).
+# How a code changes the logarithm of the scale (WL by RL42, WH by RH2).
 LOW_STEPS = (-60, 3042, 1198, 538, 334, 172, 58, -30, 3042, 1198, 538, 334, 172, 58, -30, -60)
 HIGH_STEPS = (798, -214, 798, -214)
 
-# Where the codes of the low band begin, in 1/4096 of its scale (Q6), and which they are (ILN, ILP).
+# The limits of the low band's codes, in 1/4096 of its scale (Q6), and the codes (ILN, ILP).
 LIMITS = (35, 72, 110, 150, 190, 233, 276, 323, 370, 422, 473, 530, 587, 650, 714, 786, 858, 940,
           1023, 1121, 1219, 1339, 1458, 1612, 1765, 1980, 2195, 2557, 2919)
 LOW_POSITIVE = tuple(range(61, 31, -1))
@@ -37,7 +37,7 @@ HIGH_LIMIT = 564  # Q2
 
 
 def exponentials(octaves):
-    """Return the scales of a band by their logarithm, in steps of 1/32 (SCALEL, SCALEH, ILB)."""
+    """Return a band's scales by their logarithm, in steps of 1/32 (SCALEL, SCALEH, ILB)."""
     return [round(2048 * 2 ** (n % 32 / 32)) * 2 >> octaves - n // 32 << 2
             for n in range(32 * octaves + 1)]
 
@@ -47,10 +47,10 @@ HIGH = HIGH_2, HIGH_STEPS, exponentials(11)
 
 
 def band(values, steps, scales):
-    """Take the codes of a band one by one; yield (prediction, scale) for the sample of the next.
+    """Take a band's codes one by one; yield (prediction, scale) for the sample of the next.
 
-    Blocks 3 and 4 of the recommendation: what adapts the scale, and the predictor. All numbers
-    there are limited to 16 bits; here, those that could be wider.
+    Blocks 3 and 4 of the recommendation: the adaptation of the scale, and the predictor. The
+    recommendation limits all numbers to 16 bits; this function limits those that could be wider.
     """
     top = len(scales) - 1 << 6
     log, scale, prediction, from_zeros = 0, scales[0], 0, 0
@@ -103,31 +103,31 @@ def band(values, steps, scales):
 
         from_zeros = ((b1 * d1 >> 14) + (b2 * d2 >> 14) + (b3 * d3 >> 14)  # FILTEZ
                       + (b4 * d4 >> 14) + (b5 * d5 >> 14) + (b6 * d6 >> 14))
-        # limited as a whole, as others do; only in streams no encoder makes could parts need it
+        # limits the sum, as others do; no encoder makes a stream in which a part would need it
         if not -32768 <= from_zeros <= 32767:
             from_zeros = 32767 if from_zeros > 0 else -32768
         prediction = (a1 * r1 >> 15) + (a2 * r2 >> 15)  # FILTEP
         if not -32768 <= prediction <= 32767:
             prediction = 32767 if prediction > 0 else -32768
-        # PREDIC; no need to limit this: what is made of it is limited to 15 bits, and a code has 14
+        # PREDIC; without a limit, as its users limit their results to 15 bits, and a code has 14
         prediction += from_zeros
 
 
 def bands():
-    """Return (low, high), what to send codes to, and what both yield first."""
+    """Return the functions that take the codes of the low and high band, and their first yields."""
     low, high = band(*LOW), band(*HIGH)
     return low.send, high.send, next(low), next(high)
 
 
 class Encoder:
-    """Encodes one call's PCM; an instance is a function bytes -> bytes."""
+    """Encodes the PCM of one call. Call an instance with bytes; it returns bytes."""
 
     def __init__(self):
         self._low, self._high, self._at_low, self._at_high = bands()
-        self._even = self._odd = (0,) * (TAPS - 1)  # samples before
+        self._even = self._odd = (0,) * (TAPS - 1)  # the last samples
 
-    def __call__(self, pcm):
-        """Return the payload of PCM at 16000 Hz. Raises ValueError unless samples come in pairs."""
+    def __call__(self, pcm: bytes) -> bytes:
+        """Encode PCM at 16000 Hz. Raises ValueError if the number of samples is odd."""
         if len(pcm) % 4:
             raise ValueError(f"G.722 takes pairs of 16-bit samples, not {len(pcm)} bytes")
         samples = unpack(f"<{len(pcm) // 2}h", pcm)
@@ -138,7 +138,7 @@ class Encoder:
         for i in range(len(samples) // 2):
             half, other = sum(map(mul, QMF, even[i:i + TAPS])), sum(map(mul, FMQ, odd[i:i + TAPS]))
             e = (half + other >> 14) - at_low  # SUBTRA
-            # QUANTL: the last code whose limit, times the scale, is not above the difference
+            # QUANTL: the last code whose limit, times the scale, does not exceed the difference
             size = e if e >= 0 else ~e
             n = bisect_right(LIMITS, ((size + 1 << 12) - 1) // scale_low)
             code = LOW_POSITIVE[n] if e >= 0 else LOW_NEGATIVE[n]
@@ -154,14 +154,14 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes one call's payloads; an instance is a function bytes -> bytes."""
+    """Decodes the payloads of one call. Call an instance with bytes; it returns bytes."""
 
     def __init__(self):
         self._low, self._high, self._at_low, self._at_high = bands()
-        self._sums = self._differences = [0] * (TAPS - 1)  # of the bands, before
+        self._sums = self._differences = [0] * (TAPS - 1)  # of the last samples of both bands
 
-    def __call__(self, payload):
-        """Return the PCM of a payload, 16000 Hz."""
+    def __call__(self, payload: bytes) -> bytes:
+        """Decode a payload to PCM at 16000 Hz."""
         low, high = self._low, self._high
         sums, differences, samples = self._sums[:], self._differences[:], []
         at_low, scale_low = self._at_low

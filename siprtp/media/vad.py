@@ -1,7 +1,7 @@
-"""Voice on the line: told from noise, and cut into utterances.
+"""Voice on the line: tell it from noise, and cut it into utterances.
 
-A level is the mean of 16 * log2(1 + abs(x) / 8) over the 16-bit samples x of a frame: 0..192,
-where 16 more is twice the amplitude (6 dB). bench/vad.py measures how well all this works.
+A level is the mean of 16 * log2(1 + abs(x) / 8) over the 16-bit samples x of a frame: 0 to 192,
+where 16 more mean twice the amplitude (6 dB). bench/vad.py measures how well this works.
 
 No I/O and no clock.
 """
@@ -9,47 +9,53 @@ No I/O and no clock.
 import io
 import wave
 from collections import deque
-from typing import NamedTuple
+from typing import Deque, List, NamedTuple, Optional
 
 FRAME_MS = 20
-SILENT = 16  # level of A-law's least code; no noise is so low, so it tells nothing of the noise
-START, LOUDEST = 60, 80  # level of the noise at first: after silence; of a frame at most
-FAINT = 52  # up to it nothing is voice: about -53 dBFS
-MARGIN, SPREADS = 9, 3.6  # loud is so much above the floor, or so many times the noise's spread
-SPREAD, WIDEST = 6, 5  # mean deviation of the noise: of one unknown; of any other at most
-BLOCK = 10  # frames from which to learn
-RATE = 0.3  # share of a block in what is known
+SILENT = 16  # level of A-law's lowest code: digital silence, from which no noise can be learned
+# The first estimate of the noise: after silence; from a first frame of audio, at most.
+START, LOUDEST = 60, 80
+FAINT = 52  # about -53 dBFS: no frame up to this level is voice
+# A loud frame is this far above the noise, or this many times its spread, whichever is more.
+MARGIN, SPREADS = 9, 3.6
+SPREAD, WIDEST = 6, 5  # mean deviation of the noise: before it is known; at most
+BLOCK = 10  # frames from which the detector learns at a time
+RATE = 0.3  # weight of a new block in the estimate of the noise
 NEW, STEADY, MEMORY = 3, 5, 15  # blocks: 0.6 s, 1 s, 3 s
-RANGE = 12  # what changes less in STEADY blocks is no speech
-SMOOTHING, VOICE = 0.6, 0.75  # share of a frame in the smoothed level; of the margin, for voice
-HANGOVER = 3  # frames
+RANGE = 12  # audio whose level varies by less during STEADY blocks is not speech
+SMOOTHING = 0.6  # weight of a frame in the smoothed level
+VOICE = 0.75  # of the margin: if the smoothed level is further above the noise, it is voice
+HANGOVER = 3  # frames, 60 ms: voice lasts this much longer than it is loud
 
 
 class VoiceDetector:
-    """Tells voice from the line's noise by level alone, and learns how loud the noise is.
+    """Tells voice from the line's noise by its level alone, and learns the level of the noise.
 
-    All that comes and goes is voice: music and rings too. What stays the same, as a dial tone
-    does, is noise after 1 s; whatever never falls back is noise after 3 s.
+    All audio that comes and goes counts as voice, music and ring tones too. Audio that stays the
+    same, like a dial tone, counts as noise after 1 s; audio that never pauses, after 3 s.
     """
 
     def __init__(self):
-        self._floor, self._spread = None, SPREAD  # level of the noise, its mean deviation
-        self._block = []
-        self._lows, self._highs = deque(maxlen=MEMORY), deque(maxlen=STEADY)
-        self._smooth, self._hangover = 0, 0  # level, frames
+        self._floor: Optional[float] = None  # level of the noise
+        self._spread: float = SPREAD  # its mean deviation
+        self._block: List[float] = []
+        self._lows: Deque[float] = deque(maxlen=MEMORY)
+        self._highs: Deque[float] = deque(maxlen=STEADY)
+        self._smooth: float = 0  # level
+        self._hangover = 0  # frames
         self._set(START)
 
-    def hear(self, level):
-        """Take the next frame in playing order; return whether it belongs to voice."""
+    def feed(self, level: float) -> bool:
+        """Take the level of the next frame in playing order; return whether it is voice."""
         if level > SILENT:
-            if self._floor is None:  # the first frame is noise, or a word that begins
+            if self._floor is None:  # the first frame: noise, or the start of a word
                 self._floor = self._smooth = min(level, LOUDEST)
                 self._set(self._floor)
             self._block.append(level)
             if len(self._block) == BLOCK:
                 self._learn()
         elif self._floor is None:
-            self._floor = START  # a clean line, or one that sends nothing yet
+            self._floor = START  # a clean line, or no audio yet
         self._smooth += (level - self._smooth) * SMOOTHING
         if self._smooth > self._voice:
             self._hangover = HANGOVER
@@ -57,40 +63,43 @@ class VoiceDetector:
         self._hangover -= 1
         return self._hangover >= 0
 
-    def is_loud(self, level):
-        """Return whether a frame is louder than the noise; two in a row are voice."""
+    def is_loud(self, level: float) -> bool:
+        """Return whether a frame is louder than the noise; two such frames in a row are voice."""
         return level > self.threshold
 
     def _learn(self):
         block, self._block = self._block, []
         ordered = sorted(block)
-        low, high = ordered[1], ordered[-2]  # but for a click and a gap
+        low, high = ordered[1], ordered[-2]  # without a click and a gap
         mean = sum(block) / BLOCK
         self._lows.append(low)
         self._highs.append(high)
         floor = self._floor
-        if high < self.threshold:  # noise alone
+        if high < self.threshold:  # only noise
             deviation = sum([abs(level - floor) for level in block]) / BLOCK
             self._spread += (min(deviation, WIDEST) - self._spread) * RATE
             floor += (mean - floor) * RATE
-        elif low < floor:  # voice, and the noise between is lower than was thought
+        elif low < floor:  # voice, and quieter noise between the words than estimated
             floor += (low - floor) * (1 if len(self._lows) <= NEW else RATE)
         elif len(self._highs) == STEADY and (
                 max(self._highs) - min(list(self._lows)[-STEADY:]) < RANGE):
             floor = mean
         elif len(self._lows) == MEMORY and min(self._lows) > floor:
-            floor, self._spread = min(self._lows), SPREAD  # people pause for breath
+            floor, self._spread = min(self._lows), SPREAD  # speech would have paused for breath
         self._floor = floor
         self._set(floor)
 
     def _set(self, floor):
         margin = max(MARGIN, SPREADS * self._spread)
-        self.threshold = max(FAINT, floor + margin)  # a frame above is loud
+        self.threshold = max(FAINT, floor + margin)  # a frame above it is loud
         self._voice = max(FAINT, floor + VOICE * margin)
 
 
 class Utterance(NamedTuple):
-    """What the caller said in one go, as 16-bit mono PCM; start and end: seconds of the call."""
+    """What the caller said between two pauses, as 16-bit mono PCM.
+
+    start, end: seconds since the answer.
+    """
 
     pcm: bytes
     start: float
@@ -100,8 +109,8 @@ class Utterance(NamedTuple):
     def __repr__(self):
         return f"<utterance, {self.start:.2f} to {self.end:.2f} s>"
 
-    def wav(self):
-        """Return it as the bytes of a WAV file."""
+    def wav(self) -> bytes:
+        """Return the bytes of a WAV file."""
         file = io.BytesIO()
         with wave.open(file, "wb") as out:
             out.setnchannels(1)
@@ -112,23 +121,24 @@ class Utterance(NamedTuple):
 
 
 class UtteranceCutter:
-    """Cuts utterances out of a call's frames, given in playing order and without gaps.
+    """Cuts utterances out of a call's frames, which arrive in playing order and without gaps.
 
-    All in ms: silence ends an utterance; less voice than shortest, with hear()'s 60 ms of hangover,
-    is a click; before and after are kept around the voice; one of longest is cut and goes on.
+    In ms: silence ends an utterance. Less voice than shortest, with the 60 ms of HANGOVER, is a
+    click. An utterance keeps before and after around its voice. One longer than longest is cut.
     """
 
-    def __init__(self, rate=8000, silence=640, shortest=160, before=240, after=200, longest=30000):
+    def __init__(self, rate: int = 8000, silence: int = 640, shortest: int = 160,
+                 before: int = 240, after: int = 200, longest: int = 30000):
         self.rate = rate
         self.silence, self._shortest = silence // FRAME_MS, shortest // FRAME_MS
         self._after, self._longest = after // FRAME_MS, longest // FRAME_MS
-        self._idle = deque(maxlen=before // FRAME_MS)  # frames before an utterance
-        self._frames = []  # of the utterance that goes on
-        self._voiced = self._quiet = 0  # frames of it: voice, and silence since the last voice
-        self.taken = 0  # frames since the answer; to be set where some were not fed
+        self._idle: Deque[bytes] = deque(maxlen=before // FRAME_MS)  # frames before an utterance
+        self._frames: List[bytes] = []  # of the present utterance
+        self._voiced = self._quiet = 0  # its frames of voice, and of silence since the last voice
+        self.taken = 0  # frames since the answer; set it if you skip some
 
-    def feed(self, frame, voiced):
-        """Take 20 ms of PCM and whether it is voice; return the Utterance it ends, or None."""
+    def feed(self, frame: bytes, voiced: bool) -> Optional[Utterance]:
+        """Take 20 ms of PCM; return the Utterance that it ends, or None. voiced: it is voice."""
         self.taken += 1
         if not voiced and not self._frames:
             self._idle.append(frame)
@@ -143,8 +153,8 @@ class UtteranceCutter:
             return self.finish()
         return None
 
-    def finish(self):
-        """End what goes on, as the call does; return the Utterance or None."""
+    def finish(self) -> Optional[Utterance]:
+        """End the present utterance, as when the call ends; return the Utterance or None."""
         extra = max(0, self._quiet - self._after)
         end = self.taken - extra
         keep = len(self._frames) - extra
