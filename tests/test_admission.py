@@ -462,7 +462,7 @@ class Log(unittest.TestCase):
         call, server = self.peer.call(), self.peer.server
         server.admission._verified.clear()
         for _ in range(200):
-            call.keys._told.clear()
+            call.keys._reports.clear()
             call.media.on_key("1")
             server.run_due()
         self.assertEqual(len(self.lines), PEER_LINES + 1)
