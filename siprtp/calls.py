@@ -166,7 +166,7 @@ class Calls(CallTable):
         return self._own[-1]
 
     def _offer_to_bot(self, dialog, body):
-        """Let the bot of a new call answer it, in time. Raises RuntimeError without a thread."""
+        """Start the bot of a new call; reject the call if the bot does not answer in time."""
         call = bot.Call(dialog.caller, dialog.called, dialog.identity.name, dialog.invite.headers,
                         dialog.media, BotActions(dialog, self._post, self.answer), self._config,
                         dialog.invite.source)
@@ -179,7 +179,7 @@ class Calls(CallTable):
         self.start_bot(dialog)
 
     def start_bot(self, dialog):
-        """Run the bot in a thread of its own. Raises RuntimeError if there can be none."""
+        """Run the bot in a new thread. Raises RuntimeError if none can be started."""
         threading.Thread(target=dialog.bot.run, args=(self._bot,), daemon=True,
                          name=f"bot-{dialog.media.port}").start()
 
