@@ -338,7 +338,7 @@ class Descriptors(Leaks):
         self.start()
         self.leave(0)
         with socket.create_connection((A, self.server.port), PATIENCE) as sock:
-            self.server.wait_for("no connection can be accepted: .*Too many open files")
+            self.server.wait_for("cannot accept TCP connections: .*Too many open files")
             threading.Event().wait(0.35)  # it is tried again, ten times a second
             self.assertEqual(self.lines("no connection"), 0)
             self.leave(None)

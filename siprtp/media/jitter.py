@@ -45,7 +45,7 @@ class JitterBuffer:
         self._calm = BURST  # slots that arrived early since one did not, or some were skipped
         self._spare = MAX_AHEAD  # how early the least early of them arrived, in slots
         # pops with old packets only, the slot of the last one, the slot of its pop
-        self._stale: Tuple[int, int, int] = 0, 0, 0
+        self._stale: Tuple[int, int, int] = (0, 0, 0)
 
     def put(self, ssrc: int, timestamp: int, payload: bytes) -> bool:
         """Take a packet; return False if it is a repeat or too old to be played.
