@@ -65,7 +65,6 @@ class Call:
         self.caller, self.called, self.name, self.headers = caller, called, name, headers
         self.rate = 8000  # Hz of all PCM here
         self.source = source
-        self.log: logging.LoggerAdapter = CallLog(logging.getLogger("bot.call"), {"call": self})
         self._actions, self._settings, self._clock = actions, settings, clock
         self._audio = Conversation(session, settings.silence == "on")
         self._lock, self._changed = self._audio.lock, self._audio.changed
@@ -78,6 +77,12 @@ class Call:
 
     def __str__(self) -> str:
         return f"call from {self.caller!r}, Call-ID {self.headers.get('Call-ID', '')[:100]!a}"
+
+    @property
+    def log(self) -> logging.LoggerAdapter:
+        """A logger that puts the call at the start of each line."""
+        # made on demand: an attribute would be a reference cycle, which keeps ended calls in memory
+        return CallLog(logging.getLogger("bot.call"), {"call": self})
 
     @property
     def id(self) -> str:

@@ -4,6 +4,7 @@ By then the call may have ended or changed, so each action checks the dialog's s
 """
 
 import logging
+import weakref
 
 from siprtp.sip.answers import send_ringing
 
@@ -20,27 +21,33 @@ class BotActions:
     """
 
     def __init__(self, dialog, post, answer):
-        self._dialog, self._post, self._answer = dialog, post, answer
+        # the dialog has the bot's call, which has these actions: a cycle would outlive the call
+        self._dialog, self._post, self._answer = weakref.ref(dialog), post, answer
+
+    def _ask(self, function, *args):
+        dialog = self._dialog()
+        if dialog is not None:
+            self._post(function, dialog, *args)
 
     def ring(self):
         """Send 180."""
-        self._post(ring, self._dialog)
+        self._ask(ring)
 
     def accept(self):
         """Send 200."""
-        self._post(accept, self._dialog, self._answer)
+        self._ask(accept, self._answer)
 
     def reject(self, status):
         """Answer the INVITE with a status >= 400."""
-        self._post(reject, self._dialog, status)
+        self._ask(reject, status)
 
     def hang_up(self, status, why):
         """Send BYE; before the answer, status. why: for the log."""
-        self._post(hang_up, self._dialog, status, why)
+        self._ask(hang_up, status, why)
 
     def transfer(self, uri, tell):
         """Send REFER; tell(status, reason) gets each report, in the SIP thread."""
-        self._post(transfer, self._dialog, uri, tell)
+        self._ask(transfer, uri, tell)
 
 
 # The SIP thread

@@ -265,8 +265,7 @@ class Calls(CallTable):
         """Remove a dialog that has ended from the table."""
         self.remove(dialog)
         dialog.timer.stop()
-        media = dialog.media
-        media.on_key = None  # so that nothing keeps the dialog in memory
+        dialog.media.on_key = None  # it would keep the dialog in memory
         self._server.on_call_removed()
 
     def is_own(self, address, rtp_port):

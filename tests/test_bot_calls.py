@@ -1,6 +1,8 @@
 """A call that a bot serves, as the trunk sees it. The tests ask for actions in the bot's place."""
 
+import gc
 import unittest
+import weakref
 
 from siprtp import bot_actions
 from tests.support import OFFER, Trunk, statuses
@@ -41,6 +43,25 @@ class BotCase(unittest.TestCase):
 
     def say(self, method, cseq, **parts):
         return self.trunk.say(method, cseq, to_tag=self.call.local_tag, **parts)
+
+
+class Memory(BotCase):
+    def test_an_ended_call_is_freed_without_the_garbage_collector(self):
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        call = self.answered()
+        dialog, bots_call = weakref.ref(call), weakref.ref(call.bot.call)
+        call.bot.call.log.debug("a line")
+        del call
+        self.say("BYE", 2)
+        self.call = None
+        self.started.clear()
+        self.paced.clear()
+        self.server.sent.clear()
+        self.server.media_made.clear()
+        self.trunk.advance(400)  # all timers
+        self.assertEqual((dialog(), bots_call()), (None, None))
 
 
 class Statistics(BotCase):
