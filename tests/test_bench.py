@@ -1,4 +1,4 @@
-"""That the benchmark runs, and tells a good run from a bad one; of its figures, nothing."""
+"""The benchmark runs, and distinguishes a good run from a bad one; its figures are not tested."""
 
 import importlib.util
 import os

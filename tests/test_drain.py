@@ -1,4 +1,4 @@
-"""A server that is taken out of service: no new calls, and time for those that are up."""
+"""A server that drains: no new calls, and time for those in progress."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Draining(unittest.TestCase):
-    """By the clock of the tests."""
+    """On a clock that the test sets."""
 
     def setUp(self):
         self.trunk = Trunk(DRAIN_SECONDS="60")
@@ -33,7 +33,7 @@ class Draining(unittest.TestCase):
         self.assertEqual((byes, call.state, call.media.stopped, self.server.running),
                          ([], "confirmed", 0, True))
 
-    def test_requests_of_the_call_are_answered_as_ever(self):
+    def test_requests_in_a_call_are_answered_as_before(self):
         call = self.trunk.call()
         self.server.drain()
         held = self.trunk.say("INVITE", 2, offer("sendonly"), to_tag=call.local_tag)
@@ -58,7 +58,7 @@ class Draining(unittest.TestCase):
             ok = self.trunk.say("BYE", 2, to_tag=call.local_tag, call_id=call.call_id)
             self.assertEqual((statuses(ok), self.server.running), ([200], running))
 
-    def test_who_is_left_gets_bye_at_the_end_and_two_seconds_to_answer(self):
+    def test_remaining_calls_get_bye_at_the_end_and_two_seconds_to_answer(self):
         self.trunk.call()
         self.server.drain()
         sent = [(at, m.method()) for at, m in self.trunk.advance(61.9)]
@@ -66,7 +66,7 @@ class Draining(unittest.TestCase):
         self.trunk.advance(0.2)
         self.assertEqual((self.server.running, len(self.server.calls)), (False, 0))
 
-    def test_without_calls_or_time_it_is_a_stop(self):
+    def test_without_calls_or_time_a_drain_is_a_stop(self):
         self.server.drain()
         self.assertFalse(self.server.running)
         trunk = Trunk(DRAIN_SECONDS="0")
@@ -74,7 +74,7 @@ class Draining(unittest.TestCase):
         trunk.server.drain()
         self.assertEqual(trunk.last().method(), "BYE")
 
-    def test_one_line_tells_how_many_are_up_and_for_how_long_they_may_be(self):
+    def test_one_line_says_how_many_calls_may_go_on_and_for_how_long(self):
         self.trunk.call()
         with self.assertLogs("server", "INFO") as logged:
             self.server.drain()
@@ -94,7 +94,7 @@ class EndedNow(unittest.TestCase):
                          [("BYE", "up"), ("BYE", "not yet acked")])
         self.assertEqual((trunk.server.running, len(trunk.server.calls)), (False, 0))
 
-    def test_a_call_that_has_its_bye_gets_no_other(self):
+    def test_a_call_gets_only_one_bye(self):
         trunk = Trunk()
         trunk.call()
         trunk.server.stop()
@@ -115,22 +115,22 @@ class Ringing(BotCase):
         self.do("hang_up", 480, "its bot returned")
         self.assertEqual(self.trunk.last().method(), "BYE")
 
-    def test_who_gives_up_is_the_last_call(self):
+    def test_a_caller_that_cancels_may_be_the_last_call(self):
         self.invite()
         self.server.drain()
         answers = self.trunk.say("CANCEL", branch="z9hG4bKi")
         self.assertEqual((statuses(answers), self.server.running), ([200, 487], False))
 
-    def test_at_the_end_it_is_refused_with_503(self):
+    def test_at_the_end_it_is_rejected_with_503(self):
         self.invite()
         self.server.drain()
         self.assertEqual([(at, m.status) for at, m in self.trunk.advance(5)], [(5.0, 503)])
 
 
 def deaf(call):
-    """Serve as a bot that does not notice the end of its call, and has much time for it."""
+    """Be a bot that does not notice the end of its call, on a server that waits long for it."""
     sys.modules["__main__"].STOP_SECONDS = SECONDS / 2
-    call.answer()  # it raises where the call is over before this thread goes on
+    call.answer()  # raises if the call has ended before this thread runs
     log.info("deaf from now on")
     time.sleep(60)
 
@@ -160,12 +160,12 @@ class Signals(unittest.TestCase):
         server, caller, ok = self.begin(DRAIN_SECONDS="60")
         server.process.terminate()
         server.wait_for("draining: no new calls, 1 calls may go on for 60 s")
-        stranger = Caller(self, server.port)
+        newcomer = Caller(self, server.port)
         for method in ("OPTIONS", "INVITE"):
-            stranger.send(method, 1)
-            self.assertEqual(stranger.receive(503).header("Retry-After"), "10")
-        with socket.create_connection(stranger.server, SECONDS) as tcp:
-            tcp.sendall(stranger.request("INVITE", 2))
+            newcomer.send(method, 1)
+            self.assertEqual(newcomer.receive(503).header("Retry-After"), "10")
+        with socket.create_connection(newcomer.server, SECONDS) as tcp:
+            tcp.sendall(newcomer.request("INVITE", 2))
             self.assertEqual(SIPMessage(tcp.recv(65535)).status, 503)
         self.assertEqual(run("--ping", SIP_PORT=str(server.port))[0], 1)
         rtp_port = int(re.search(rb"m=audio (\d+)", ok.body).group(1))
@@ -180,7 +180,7 @@ class Signals(unittest.TestCase):
         caller.answer(caller.receive("BYE"))
         self.assertEqual(server.process.wait(SECONDS), 0)
 
-    def test_a_second_signal_says_bye_and_ends_it_with_status_1(self):
+    def test_a_second_signal_sends_bye_and_ends_the_server_with_status_1(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             server, caller, _ = self.begin(DRAIN_SECONDS="60")
             server.process.terminate()
@@ -189,7 +189,7 @@ class Signals(unittest.TestCase):
             caller.receive("BYE")
             self.assertEqual(server.process.wait(SECONDS), 1)
 
-    def test_while_only_a_bot_is_waited_for_a_second_signal_ends_it(self):
+    def test_a_second_signal_ends_a_server_that_waits_only_for_a_bot(self):
         server, caller, ok = self.begin(DRAIN_SECONDS="60", BOT="tests.test_drain:deaf")
         server.wait_for("deaf from now on")
         server.process.terminate()

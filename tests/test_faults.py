@@ -1,7 +1,7 @@
-"""Faults, each injected: the right answer or the call goes on, few lines in the log, no leak.
+"""Injected faults: the response is right or the call goes on, with few log lines and no leak.
 
-A full or hanging disk is in test_recorder, a peer that dies in test_calls and test_session_timer,
-no thread for a call in test_calls and test_bot_calls, what RTP meets in test_rtp as well.
+See also: test_recorder for a full or hanging disk, test_calls and test_session_timer for a peer
+that dies, test_calls and test_bot_calls for a call without a thread, and test_rtp.
 """
 
 import errno
@@ -46,16 +46,16 @@ from tests.test_recorder import Disk
 from tests.test_rtp import PCMA, A, OnSockets, RTPPacket, Wire, packet
 
 ERRORS = errno.ENOBUFS, errno.ECONNREFUSED, errno.EPERM, errno.ENETUNREACH
-TIMES = 1000  # a fault repeats
+TIMES = 1000  # how often a fault repeats
 HOUR = 3600.0
 INVITED = (f"v=0\r\no=- 1 1 IN IP4 {A}\r\ns=-\r\nc=IN IP4 {A}\r\nt=0 0\r\n"
            "m=audio 9000 RTP/AVP 8\r\n")
-LOST, REPEATED, DELAYED = 0.05, 0.10, 0.15  # of a number from 0 to 1
+LOST, REPEATED, DELAYED = 0.05, 0.10, 0.15  # ranges of a random number from 0 to 1
 CALLS = 300
 
 
 class Faulty:
-    """A socket whose methods raise what is in `faults`, by name; as the real one without."""
+    """A socket whose methods raise the errors in `faults`, by name; otherwise a real one."""
 
     def __init__(self, sock, **faults):
         self.sock, self.faults = sock, faults
@@ -76,14 +76,14 @@ def no_thread():
 
 
 class Leaks(unittest.TestCase):
-    """No thread or descriptor at the end that was not there at the beginning."""
+    """At the end there is no thread or descriptor that was not there at the start."""
 
     def held(self):
         return (set(threading.enumerate())
                 | set(os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ()))
 
     def assert_held(self, before):
-        """Compare, once what ends has had the time to."""
+        """Wait for threads and sockets that still end, then compare."""
         deadline, held = time.monotonic() + PATIENCE, self.held()
         while held - before and time.monotonic() < deadline:
             threading.Event().wait(0.01)
@@ -91,7 +91,7 @@ class Leaks(unittest.TestCase):
         self.assertLessEqual(held, before)
 
     def assert_nothing_left(self, trunk):
-        """Say that no row is left, nor a timer, once all have run."""
+        """Assert that no table has a row and no timer is left after all have run."""
         trunk.advance(10000)
         server = trunk.server
         self.assertEqual((len(server.calls), len(server.transactions), len(server.requests)),
@@ -101,7 +101,7 @@ class Leaks(unittest.TestCase):
 
 
 class RTPSockets(OnSockets):
-    def test_what_can_not_be_sent_is_one_line_a_call_and_the_echo_goes_on(self):
+    def test_send_errors_are_one_log_line_a_call_and_the_echo_goes_on(self):
         for number in ERRORS:
             wire, view, echoes = Wire(), memoryview(bytearray(2048)), []
             session = RTPSession(wire)
@@ -122,7 +122,7 @@ class RTPSockets(OnSockets):
             self.assertEqual(len(wire.sent), 10)
             self.assertEqual((session.packets_in, session.packets_out), (TIMES + 10, 10))
 
-    def test_what_a_bot_can_not_send_is_one_line_and_it_hears_on(self):
+    def test_send_errors_of_a_bot_are_one_log_line_and_it_goes_on_receiving(self):
         caller, session = self.open(A), RTPSession(open_rtp_socket(A, 18000, 18998))
         self.addCleanup(session.sock.close)
         session.update(Agreement(caller.getsockname(), PCMA, True, True, "PCMA", events=101))
@@ -136,7 +136,7 @@ class RTPSockets(OnSockets):
                 self.assertEqual(talker.next_frame()[1], codec.decode_pcma(b"\x2a" * 160))
         self.assertEqual(len(logged.output), 1)
 
-    def test_errors_told_by_recv_end_nothing(self):
+    def test_errors_raised_by_recv_end_nothing(self):
         caller, sock = self.open(A), open_rtp_socket(A, 18000, 18998)
         self.addCleanup(sock.close)
         for number in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENOBUFS):
@@ -151,8 +151,8 @@ class RTPSockets(OnSockets):
             caller.sendto(packet(1), (A, session.port))
             self.assertEqual(len(list(session.waiting(view))), 1)
 
-    def test_a_port_that_is_closed_meanwhile_ends_nothing(self):
-        """ICMP port unreachable, as the real thing."""
+    def test_a_peer_port_that_closes_ends_nothing(self):
+        """With real ICMP port unreachable messages."""
         caller, gone = self.open(A), self.open(A)
         closed = gone.getsockname()
         gone.close()
@@ -201,7 +201,7 @@ class SIPSockets(Leaks):
                     (A, server.port))
 
     def test_replies_to_a_closed_port_end_nothing(self):
-        """ICMP port unreachable, as the real thing."""
+        """With real ICMP port unreachable messages."""
         server = self.serve()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((A, 0))
@@ -214,7 +214,7 @@ class SIPSockets(Leaks):
             self.options(server, sock, sock.getsockname()[1])
             self.assertEqual(SIPMessage(sock.recv(65535)).status, 200)
 
-    def test_errors_told_by_recv_end_nothing(self):
+    def test_errors_raised_by_recv_end_nothing(self):
         server = self.serve()
         real, raised = server.sock, iter([fault(number) for number in ERRORS])
 
@@ -233,7 +233,7 @@ class SIPSockets(Leaks):
                 self.assertEqual(SIPMessage(sock.recv(65535)).status, 200)
         self.assertEqual(len(logged.output), len(ERRORS))
 
-    def test_what_is_posted_is_done_though_nothing_can_wake_the_loop(self):
+    def test_posted_functions_run_even_if_the_loop_can_not_be_woken(self):
         with mock.patch("server.NAP_SECONDS", 0.02):
             server, done = self.serve(), threading.Event()
             server.sock = Faulty(server.sock, sendto=fault(errno.EPERM))
@@ -244,7 +244,7 @@ class SIPSockets(Leaks):
 
 
 class Descriptors(Leaks):
-    """A server as a process has no file descriptors left, but for so many."""
+    """A server process that can open only a few more file descriptors."""
 
     def setUp(self):
         if not hasattr(resource, "prlimit"):
@@ -253,12 +253,12 @@ class Descriptors(Leaks):
     def start(self, **environ):
         self.server = Process(self, BIND_IP=A, **environ)
         self.hard = resource.prlimit(self.server.process.pid, resource.RLIMIT_NOFILE)[1]
-        # who waits in accept() has a descriptor for it already, one that is not shown
+        # a thread in accept() already holds a descriptor, which /proc does not show
         self.assert_becomes({"S"}, self.states)
         self.held_before = self.descriptors()
 
     def states(self):
-        """Return what the threads of the server do; S: sleep."""
+        """Return the states of the server's threads; S: sleeping."""
         found = set()
         for path in pathlib.Path(f"/proc/{self.server.process.pid}/task").glob("*/stat"):
             found.add(path.read_text().rpartition(")")[2].split()[0])
@@ -268,15 +268,14 @@ class Descriptors(Leaks):
         return sorted(map(int, os.listdir(f"/proc/{self.server.process.pid}/fd")))
 
     def leave(self, free):
-        """Let the server open so many more, beside the next connection; None: as many as it likes.
-        """
+        """Limit the server to `free` more descriptors, plus the next connection; None: no limit."""
         held, limit = set(self.descriptors()), self.hard
         if free is not None:
             limit = next(n for n in itertools.count() if n - len([f for f in held if f < n]) > free)
         resource.prlimit(self.server.process.pid, resource.RLIMIT_NOFILE, (limit, self.hard))
 
     def lines(self, text):
-        """Return how many lines with this text have come."""
+        """Return how many new log lines have this text."""
         found = []
         while not self.server.lines.empty():
             found.append(self.server.lines.get())
@@ -316,12 +315,12 @@ class Descriptors(Leaks):
         self.leave(0)
         caller = Caller(self, self.server.port)
         here = caller.here
-        for number in range(TIMES):  # each of them a call: its Call-ID and branch
+        for number in range(TIMES):  # each INVITE is a new call, with its own Call-ID and branch
             caller.here = f"{here};number={number}"
             caller.send("INVITE", number, body=INVITED)
             refused = caller.receive(486)
             while refused.cseq[0] != number:
-                refused = caller.receive(486)  # one that was resent: the ACK was late
+                refused = caller.receive(486)  # a retransmission: the ACK was late
             ack = caller.request("ACK", number, refused.header("To"))
             caller.sock.sendto(ack.replace(b"KACK", b"KINVITE"), caller.server)
         self.leave(None)
@@ -332,15 +331,15 @@ class Descriptors(Leaks):
         while not any("stopped" in line for line in found) and time.monotonic() < deadline:
             found.append(self.server.lines.get(timeout=PATIENCE))
         warned = sum(" WARNING siprtp.calls: " in line for line in found)
-        self.assertTrue(ALIKE <= warned < TIMES / 10, warned)  # ten for each minute it takes
+        self.assertTrue(ALIKE <= warned < TIMES / 10, warned)  # ten a minute
 
     def test_none_for_a_tcp_connection_is_one_line_and_it_is_taken_later(self):
         self.start()
         self.leave(0)
         with socket.create_connection((A, self.server.port), PATIENCE) as sock:
             self.server.wait_for("cannot accept TCP connections: .*Too many open files")
-            threading.Event().wait(0.35)  # it is tried again, ten times a second
-            self.assertEqual(self.lines("no connection"), 0)
+            threading.Event().wait(0.35)  # the server tries again ten times a second
+            self.assertEqual(self.lines("cannot accept"), 0)
             self.leave(None)
             sock.sendall(b"\r\n\r\n")
             self.assertEqual(sock.recv(10), b"\r\n")
@@ -357,7 +356,7 @@ class Descriptors(Leaks):
             caller.receive(200)
             self.leave(None)
             self.assert_a_call_works()
-            # its bot may come to record it when the call is over
+            # its bot may start to record only after the call has ended
             self.assert_becomes(1, lambda: len(os.listdir(path)))
             self.assert_released()
 
@@ -420,7 +419,7 @@ class Threads(Leaks):
         trunk.server.run_due()
         self.assert_nothing_left(trunk)
 
-    def test_one_that_can_not_be_had_by_many_calls_over_is_one_line(self):
+    def test_calls_that_can_not_be_handed_over_are_one_log_line(self):
         served, successor = RTPThread(), RTPThread()
         successor.read = mock.Mock(side_effect=RuntimeError("can't start new thread"))
         served.read = lambda reader: served._readers.update({reader.fd: reader})
@@ -459,7 +458,7 @@ class FullDisk(Leaks):
         self.assertRegex(logged.output[0], "^WARNING.* ends: .*No space left")
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
-    def test_a_bot_is_told_that_it_can_not_record(self):
+    def test_a_bot_learns_that_it_can_not_record(self):
         call = bot.Call("1", "2", "", {}, None, lambda *args: None, Config.from_env({}))
         call._answered = True
         before = self.held()
@@ -486,7 +485,7 @@ class FullDisk(Leaks):
         caller.send("BYE", 2, caller.call().header("To"))
         caller.receive(200)
         process.terminate()
-        self.assertIn(process.wait(PATIENCE), (0, 120))  # 120: Python could not flush its stderr
+        self.assertIn(process.wait(PATIENCE), (0, 120))  # 120: Python could not flush stderr
 
 
 class LogLines(unittest.TestCase):
@@ -495,7 +494,7 @@ class LogLines(unittest.TestCase):
         self.throttle = LogThrottle(self.clock)
 
     def pass_on(self, times, text="nothing can be sent to %s", level=logging.WARNING):
-        """Log so often; return the lines that pass."""
+        """Log repeatedly; return the lines that pass."""
         passed = []
         for number in range(times):
             record = logging.LogRecord("server", level, "", 0, text, (number,), None)
@@ -519,12 +518,12 @@ class LogLines(unittest.TestCase):
 
 
 class Clocks(Leaks):
-    def test_an_hour_skipped_ends_what_waits_and_no_call_that_is_alive(self):
+    def test_an_hour_skipped_ends_overdue_calls_and_no_others(self):
         trunk = Trunk()
         call = trunk.call(headers=["Supported: timer", "Session-Expires: 1800"])
         trunk.advance(100)
         trunk.say("INVITE", body=OFFER, call_id="not acked")
-        trunk.clock.now += HOUR  # nobody could be heard meanwhile
+        trunk.clock.now += HOUR  # no packet could arrive in this time
         with self.assertLogs("siprtp.calls", "INFO") as logged:
             trunk.advance(0)
         self.assertEqual(len(logged.output), 1)
@@ -576,7 +575,7 @@ class Clocks(Leaks):
 
 
 class DyingPeers(Leaks):
-    def test_whoever_dies_leaves_no_row_and_no_timer(self):
+    def test_a_peer_that_dies_leaves_no_row_and_no_timer(self):
         timed = ["Supported: timer", "Session-Expires: 90"]
         for what, headers, environ in (("after the INVITE", [], {}), ("without RTP", [], {}),
                                        ("with a session timer", timed, {"RTP_TIMEOUT": "0"})):
@@ -587,7 +586,7 @@ class DyingPeers(Leaks):
                 else:
                     trunk.call(headers=headers)
                 with self.assertLogs("siprtp.calls", "INFO") as logged:
-                    self.assert_nothing_left(trunk)  # nor is our BYE answered
+                    self.assert_nothing_left(trunk)  # our BYE gets no response either
                 self.assertEqual(len(logged.output), 1)
 
     def test_a_hundred_calls_on_sockets_leave_no_thread_and_no_descriptor(self):
@@ -600,7 +599,7 @@ class DyingPeers(Leaks):
         for caller in callers:
             caller.call()
         server.call_soon(server.stop)
-        for caller in callers[::2]:  # the others are dead
+        for caller in callers[::2]:  # the others are gone
             caller.answer(caller.receive("BYE"))
         thread.join(PATIENCE)
         for caller in callers:
@@ -609,7 +608,7 @@ class DyingPeers(Leaks):
 
 
 class LossyCaller:
-    """A call on the clock of the server: it resends as a client does (RFC 3261 17.1)."""
+    """A call on the clock of the server; it retransmits as a client does (RFC 3261 17.1)."""
 
     def __init__(self, trunk, number, send):
         self.trunk, self.call_id, self._send = trunk, f"call-{number}", send
@@ -649,7 +648,7 @@ class LossyCaller:
 
 
 class LossyNetwork(Leaks):
-    """5 % of the datagrams are lost, 5 % come twice, 5 % behind others; both ways."""
+    """In both directions, 5 % of the datagrams are lost, 5 % repeated and 5 % delayed."""
 
     def setUp(self):
         self.rng = random.Random(20)
@@ -679,7 +678,7 @@ class LossyNetwork(Leaks):
                     carry(by_id[SIPMessage(data).header("Call-ID")].receive, data)
                 passed = len(server.sent)
         self.assertEqual([caller.state for caller in callers], ["ended"] * CALLS)
-        self.assertTrue(all(caller.tag for caller in callers))  # each was answered
+        self.assertTrue(all(caller.tag for caller in callers))  # each call was answered
         lines = [record.getMessage() for record in logged.records]
         self.assertEqual(sum(" began" in line for line in lines), CALLS)
         self.assertEqual(sum(" ended" in line for line in lines), CALLS)
@@ -687,7 +686,7 @@ class LossyNetwork(Leaks):
         self.assert_nothing_left(trunk)
 
     def arrivals(self, count=3000):
-        """Return [(when, number)] of so many packets, one every 20 ms; when: in those."""
+        """Return [(when, number)] of packets sent every 20 ms; when: in units of 20 ms."""
         found = []
         for number in range(count):
             chance = self.rng.random()
@@ -722,7 +721,7 @@ class LossyNetwork(Leaks):
             self.assertEqual(session.packets_in, len(numbers))
             self.assertLessEqual(session.received.lost, 3000 - len(echoed))
 
-    def test_every_packet_that_arrives_is_heard_once_and_in_order(self):
+    def test_a_bot_receives_every_packet_that_arrives_once_and_in_order(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
             caller.bind((A, 0))
             session, view = self.open_session(caller), bytearray(2048)

@@ -1,4 +1,4 @@
-"""G.722: the bits another implementation makes of the same sound, and what is left of it."""
+"""G.722: the same bits as another implementation, and the quality of the decoded audio."""
 
 import hashlib
 import math
@@ -10,11 +10,11 @@ from siprtp.media.g722 import Decoder, Encoder
 from tests.test_codec import pcm_of, samples_of
 
 FRAME = 320  # samples, 20 ms
-DELAY = 22  # samples, of the filters of both sides
+DELAY = 22  # samples, caused by the filters of both sides
 
 
 def noise(count, seed=1):
-    """Return bytes from 0 to 255 that are the same everywhere."""
+    """Return pseudo-random bytes, the same on every machine."""
     values = bytearray()
     for _ in range(count):
         seed = (seed * 1103515245 + 12345) % (1 << 31)
@@ -23,12 +23,12 @@ def noise(count, seed=1):
 
 
 def runs():
-    """Return bytes each many times over, which drives the predictors to their limits."""
+    """Return long runs of equal bytes, which drive the predictors to their limits."""
     return b"".join(bytes([byte]) * count for byte, count in zip(noise(150, 2), noise(150, 3)))
 
 
 def sweep():
-    """Return 0.5 s of PCM: triangles that get faster and louder, until clipped, with noise."""
+    """Return 0.5 s of PCM: noisy triangle waves that get faster and louder until they clip."""
     samples, phase = [], 0
     for i, random in enumerate(noise(8000)):
         phase = (phase + i // 8) % 2000
@@ -46,27 +46,27 @@ def digest(data):
 
 
 def signal_to_noise(pcm, decoded):
-    """Return dB, of the last 0.1 s: by then the scales have found the level."""
+    """Return dB, over the last 0.1 s: by then the scales have adapted."""
     samples, decoded = samples_of(pcm)[:-DELAY], samples_of(decoded)
     pairs = list(zip(samples[-1600:], decoded[-1600:]))
     return 10 * math.log10(sum(a * a for a, _ in pairs) / sum((a - b) ** 2 for a, b in pairs))
 
 
 class G722(unittest.TestCase):
-    """The digests are of what ffmpeg 5.1 (-c:a g722, and its decoder) makes of the same input."""
+    """The digests are of the output of ffmpeg 5.1 (-c:a g722 and its decoder) for this input."""
 
-    def test_the_encoder_makes_the_bits_ffmpeg_makes(self):
+    def test_the_encoder_makes_the_same_bits_as_ffmpeg(self):
         self.assertEqual(digest(sweep()), "931ef276db3b603b")
         self.assertEqual(digest(Encoder()(sweep())), "40e4cfdbefa9d06e")
 
-    def test_the_decoder_makes_the_samples_ffmpeg_makes(self):
+    def test_the_decoder_makes_the_same_samples_as_ffmpeg(self):
         self.assertEqual(digest(Decoder()(Encoder()(sweep()))), "9817d4baba513d24")
 
-    def test_bytes_no_encoder_made_decode_to_what_ffmpeg_makes_of_them(self):
+    def test_arbitrary_bytes_decode_to_the_same_samples_as_in_ffmpeg(self):
         self.assertEqual(digest(Decoder()(noise(4000))), "7561863f7d4a47b0")
         self.assertEqual(digest(Decoder()(runs())), "084a9a18a90827ee")
 
-    def test_frames_give_what_the_whole_gives(self):
+    def test_audio_in_frames_gives_the_same_as_in_one_piece(self):
         pcm, encoder, decoder = sweep(), Encoder(), Decoder()
         frames = [pcm[at:at + 2 * FRAME] for at in range(0, len(pcm), 2 * FRAME)]
         payloads = [encoder(frame) for frame in frames]
@@ -93,13 +93,13 @@ class G722(unittest.TestCase):
                         b"\x04" * 3000 + b"\x84\x24" * 500, bytes(range(256)) * 16):
             self.assertEqual(len(Decoder()(payload)), 4 * len(payload))
 
-    def test_a_lost_frame_is_forgotten(self):
+    def test_the_decoder_recovers_from_a_lost_frame(self):
         pcm, decoder = sine(700, 1.0), Decoder()
         payload = Encoder()(pcm)
         decoded = decoder(payload[:2000]) + decoder(payload[2160:])
         self.assertGreater(signal_to_noise(pcm, decoded), 45)
 
-    def test_samples_that_make_no_pairs_raise_value_error(self):
+    def test_an_odd_number_of_samples_raises_value_error(self):
         for size in (1, 2, 3, 638):
             with self.assertRaisesRegex(ValueError, f"not {size} bytes"):
                 Encoder()(bytes(size))

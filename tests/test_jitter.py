@@ -1,4 +1,4 @@
-"""The jitter buffer on made-up networks, tick by tick, and the concealment of gaps."""
+"""The jitter buffer on simulated networks, tick by tick, and the concealment of gaps."""
 
 import random
 import struct
@@ -7,18 +7,18 @@ import unittest
 from siprtp.media.jitter import MAX_AHEAD, SLOT, Concealer, JitterBuffer
 
 NUMBERED = struct.Struct(f"!I{SLOT - 4}x")  # 10 ms that carry the number of their slot
-START = 2 ** 32 - 200  # timestamp of the first slot: they wrap in every test
+START = 2 ** 32 - 200  # timestamp of the first slot: timestamps wrap in every test
 
 
 def audio(first, slots=2):
-    """Return 10 ms a slot, each byte of it the slot's number."""
+    """Return 10 ms for each slot; each of its bytes is the number of the slot."""
     return b"".join(bytes([slot & 255]) * SLOT for slot in range(first, first + slots))
 
 
 def network(seed, seconds, jitter=0.0, lost=0.0, repeated=0.0, delayed=0.0, drift=0.0, slots=2):
-    """Return [(arrival in s, first slot)] in order of arrival, of packets sent every `slots`.
+    """Return [(arrival in s, first slot)] of packets sent every `slots`, in order of arrival.
 
-    jitter: s, uniform. delayed: how many take 25 ms more. drift: of the sender's clock.
+    jitter: s, uniform. delayed: the share that takes 25 ms more. drift: of the sender's clock.
     """
     rng, arrivals = random.Random(seed), []
     for slot in range(0, int(seconds * 100), slots):
@@ -40,14 +40,14 @@ class OnTicks(unittest.TestCase):
                 for first in firsts]
 
     def pop(self, ticks=1):
-        """Return the first bytes of both halves of what is popped, or None for a gap."""
+        """Return the first byte of each half of every popped frame, or None for a gap."""
         popped = [self.buffer.pop() for _ in range(ticks)]
         for payload in popped:
             self.assertEqual(len(payload or bytes(160)), 160)
         return [payload and (payload[0], payload[SLOT]) for payload in popped]
 
     def play(self, first, packets=1):
-        """Put so many packets of 20 ms, each just before its tick; return what is popped."""
+        """Put packets of 20 ms, each just before its tick; return the popped frames."""
         return [heard for slot in range(first, first + 2 * packets, 2)
                 for heard in (self.put(slot), self.pop())[1]]
 
@@ -68,11 +68,11 @@ class OnTicks(unittest.TestCase):
 
 
 class Order(OnTicks):
-    def test_nothing_is_popped_before_the_first_packet_and_that_at_the_next_tick(self):
+    def test_the_first_packet_is_popped_at_the_next_tick_and_nothing_before(self):
         self.assertEqual(self.pop(3), [None] * 3)
         self.assertEqual(self.play(0, 4), [(0, 1), (2, 3), (4, 5), (6, 7)])
 
-    def test_packets_of_any_length_are_played_as_soon_as_they_came(self):
+    def test_packets_of_any_length_are_played_as_soon_as_they_arrive(self):
         for slots in (1, 2, 3, 4, 6):
             with self.subTest(ms=slots * 10):
                 self.setUp()
@@ -81,13 +81,13 @@ class Order(OnTicks):
                 self.assertLessEqual(at - slot / 100, 0.0211)
                 self.assertEqual(other, slot + 1)
                 gaps = sum(1 for _, slots in heard if slots is None or slots[0] == slots[1])
-                self.assertLessEqual(gaps, 1)  # until the tick after the first is known
+                self.assertLessEqual(gaps, 1)  # until the first packet has set the play time
 
     def test_reordered_packets_are_put_in_order(self):
         self.assertEqual(self.put(4, 0, 6, 2), [True] * 4)
         self.assertEqual(self.pop(5), [(0, 1), (2, 3), (4, 5), (6, 7), None])
 
-    def test_a_repeat_is_told_and_changes_nothing_whether_its_first_was_played_or_waits(self):
+    def test_put_returns_false_for_a_repeat_which_changes_nothing(self):
         self.put(0, 2, 4)
         self.assertEqual(self.put(4, 2, 0), [False] * 3)
         self.assertEqual(self.pop(), [(0, 1)])
@@ -103,13 +103,13 @@ class Order(OnTicks):
         self.assertEqual(self.pop(3), [(1, 2), (3, 3), None])
         self.assertFalse(self.buffer.put(7, 240, bytes(SLOT - 1)))
 
-    def test_the_half_that_was_missing_is_played_when_it_comes_late(self):
+    def test_the_missing_half_is_played_when_it_arrives_late(self):
         self.put(0, slots=3)
         self.assertEqual(self.pop(2), [(0, 1), (2, 2)])
         self.put(3, slots=3)
         self.assertEqual(self.pop(2), [(3, 4), (5, 5)])
 
-    def test_a_packet_played_in_part_gives_what_is_left_of_it(self):
+    def test_the_rest_of_a_packet_played_in_part_is_played(self):
         self.put(0, slots=3)
         self.pop(2)
         self.assertEqual(self.put(1, slots=4), [True])  # 1 and 2 were played
@@ -117,7 +117,7 @@ class Order(OnTicks):
 
 
 class Delay(OnTicks):
-    def test_a_late_packet_is_played_and_delays_what_follows(self):
+    def test_a_late_packet_is_played_and_delays_later_audio(self):
         self.play(0)
         self.assertEqual(self.pop(3), [None] * 3)
         self.put(2, 4, 6)
@@ -128,7 +128,7 @@ class Delay(OnTicks):
         self.put(4, 6)
         self.assertEqual(self.pop(2), [None, (4, 5)])
         self.assertEqual(self.put(2), [False])
-        self.assertEqual(self.put(2), [False])  # a repeat of it delays no more
+        self.assertEqual(self.put(2), [False])  # repeating it adds no delay
         self.assertEqual(self.pop(2), [None, (6, 7)])
         self.assertEqual(self.put(4, 6, 2), [False] * 3)
         self.assertEqual(self.play(8), [(8, 9)])
@@ -144,13 +144,13 @@ class Delay(OnTicks):
         self.put(*range(0, 20, 2))
         for slot in range(20, 2520, 2):
             self.put(slot)
-            self.put(*range(slot - 20, slot, 2))  # repeats bring back nothing that was left out
+            self.put(*range(slot - 20, slot, 2))  # repeats do not bring back skipped audio
             heard = self.pop()
             self.assertNotIn(None, heard)
         self.assertEqual(heard, [(2518 & 255, 2519 & 255)])
         self.assertEqual(len(self.buffer._slots), 0)
 
-    def test_it_does_not_shrink_while_one_packet_in_a_hundred_needs_it(self):
+    def test_the_delay_does_not_shrink_while_one_packet_in_a_hundred_needs_it(self):
         for slot in range(0, 3000, 2):
             if slot % 200 != 100:
                 self.put(slot)
@@ -161,7 +161,7 @@ class Delay(OnTicks):
                 self.assertEqual(heard, [((slot - 2) & 255, (slot - 1) & 255)])
 
     def test_a_sender_whose_clock_is_slower_or_faster_is_followed(self):
-        for drift, gaps, skipped in ((1e-3, 10, 0), (-1e-3, 0, 10)):  # ten times any phone's
+        for drift, gaps, skipped in ((1e-3, 10, 0), (-1e-3, 0, 10)):  # ten times that of any phone
             with self.subTest(drift):
                 self.setUp()
                 heard = self.run_on(network(1, 210, drift=drift), 200)
@@ -175,8 +175,8 @@ class Delay(OnTicks):
 
 class Networks(OnTicks):
     def lost_and_gaps(self, seed, slots, **parts):
-        """Run 60 s; return the slots that came and were not played, the gaps of 20 ms, the slots
-        lost on the way, and the longest delay in s."""
+        """Run 60 s; return (slots that arrived but were not played, gaps of 20 ms, slots lost in
+        the network, longest delay in s)."""
         self.setUp()
         phase = random.Random(seed).random() / 50
         arrivals = network(seed, 60, slots=slots, **parts)
@@ -186,7 +186,7 @@ class Networks(OnTicks):
         if slots % 2 == 0:
             self.assertEqual(len(played), len(set(played)))
         came = {first + n for _, first in arrivals for n in range(slots)}
-        span = range(1000, played[-1])  # after 10 s to get used to it
+        span = range(1000, played[-1])  # after 10 s in which it adapts
         never = came.intersection(span).difference(played)
         lost = [slot for slot in span if slot not in came]
         after = [n for n, (_, both) in enumerate(heard) if both and both[0] >= 1000]
@@ -195,13 +195,13 @@ class Networks(OnTicks):
         longest = max(at - both[0] / 100 for at, both in heard if both)
         return len(never), gaps, len(lost), longest
 
-    def test_jitter_of_30_ms_loses_nothing_and_delays_no_more_than_it_must(self):
+    def test_jitter_of_30_ms_loses_nothing_and_adds_no_needless_delay(self):
         for seed in range(3):
             never, gaps, lost, wait = self.lost_and_gaps(seed, 2, jitter=0.030)
             self.assertEqual((never, gaps, lost), (0, 0, 0))
             self.assertLess(wait, 0.0501)
 
-    def test_with_loss_repeats_and_reordering_the_gaps_are_where_the_losses_are(self):
+    def test_with_losses_repeats_and_reordering_only_the_losses_are_gaps(self):
         for seed in range(3):
             never, gaps, lost, wait = self.lost_and_gaps(
                 seed, 2, jitter=0.030, lost=0.02, repeated=0.05, delayed=0.05)
@@ -220,7 +220,7 @@ class Networks(OnTicks):
 
 
 class Beginnings(OnTicks):
-    def test_a_new_source_is_played_at_once_and_what_waits_of_the_old_dropped(self):
+    def test_a_new_source_is_played_at_once_and_waiting_audio_of_the_old_dropped(self):
         self.put(0, 2, 4)
         self.assertEqual(self.put(2, ssrc=8), [True])
         self.assertEqual(self.pop(2), [(2, 3), None])
@@ -240,7 +240,7 @@ class Beginnings(OnTicks):
         self.assertEqual(heard[:4], [None] * 4)
         self.assertEqual(heard[5:], [(slot, slot + 1) for slot in range(40, 50, 2)])
 
-    def test_an_old_packet_sent_for_ever_is_no_new_clock(self):
+    def test_an_old_packet_repeated_for_ever_is_no_new_clock(self):
         self.play(0, 40)
         for _ in range(500):
             self.assertEqual(self.put(78) + self.put(60), [False] * 2)
@@ -276,7 +276,7 @@ class Beginnings(OnTicks):
 
 
 class Gaps(unittest.TestCase):
-    def test_frames_that_are_there_go_through_untouched(self):
+    def test_frames_that_arrived_pass_unchanged(self):
         concealer = Concealer()
         for pcm in (b"\1\2" * 160, b"\3\4" * 160):
             self.assertIs(concealer.feed(pcm), pcm)
@@ -286,12 +286,12 @@ class Gaps(unittest.TestCase):
         self.assertEqual(Concealer(16000).feed(None), bytes(640))
 
     def fill(self, samples, frames):
-        """Return as samples what fills so many frames after a frame of samples."""
+        """Return the samples of `frames` concealed frames after a frame of samples."""
         concealer = Concealer()
         concealer.feed(struct.pack(f"<{len(samples)}h", *samples))
         return [struct.unpack(f"<{len(samples)}h", concealer.feed(None)) for _ in range(frames)]
 
-    def test_a_gap_fades_from_what_was_heard_to_silence_in_80_ms(self):
+    def test_a_gap_fades_from_the_last_audio_to_silence_in_80_ms(self):
         for level in (32767, -32768):
             for size in (160, 320):
                 filled = sum(self.fill([level] * size, 5), ())
@@ -302,7 +302,7 @@ class Gaps(unittest.TestCase):
                     self.assertAlmostEqual(filled[frame * size] / level, share, delta=0.02)
                 self.assertEqual(filled[4 * size:], (0,) * size)
 
-    def test_the_wave_goes_back_and_forth_so_that_no_two_frames_meet_in_a_step(self):
+    def test_the_wave_has_no_step_between_two_frames(self):
         samples = list(range(0, 16000, 100))
         first, second, third, _ = self.fill(samples, 4)
         self.assertAlmostEqual(first[0], samples[-1], delta=100)
@@ -311,7 +311,7 @@ class Gaps(unittest.TestCase):
         self.assertLess(abs(third[0] - second[-1]), 100)
         self.assertGreater(second[159], 7000)
 
-    def test_a_frame_ends_the_gap_and_is_what_fills_the_next(self):
+    def test_a_frame_ends_the_gap_and_fills_the_next_one(self):
         concealer = Concealer()
         for level in (1000, 2000):
             concealer.feed(struct.pack("<160h", *[level] * 160))

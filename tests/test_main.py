@@ -20,11 +20,11 @@ from siprtp.config import Config
 from siprtp.process import raise_file_limit
 
 ROOT = pathlib.Path(__file__).parent.parent
-SECONDS = 20  # the most any step may take
+SECONDS = 20  # at most, for any step
 
 
 class Process:
-    """A running server.py; its log lines can be waited for."""
+    """A running server.py; a test can wait for its log lines."""
 
     def __init__(self, test, **environ):
         self.process = start(environ)
@@ -85,7 +85,7 @@ class Caller:
         self.sock.sendto(self.request(*args, **parts), self.server)
 
     def receive(self, wanted):
-        """Return the first message whose status or method is wanted."""
+        """Return the first message with the wanted status or method."""
         while True:
             message = SIPMessage(self.sock.recv(65535))
             if wanted in (message.status, message.is_request() and message.method()):
@@ -106,7 +106,7 @@ class Caller:
 
 
 def unhurried(call):
-    """Serve as the echo of a server that gives itself much time to stop."""
+    """Be the echo of a server that takes its time to stop."""
     sys.modules["__main__"].STOP_SECONDS = 10 * SECONDS
     bot.echo(call)
 
@@ -159,18 +159,18 @@ class Ping(unittest.TestCase):
         code, _, err = run("--ping", SIP_PORT=str(server.port))
         self.assertEqual((code, err.count("\n")), (1, 1))
 
-    def test_it_is_answered_though_we_are_no_peer_of_ours(self):
+    def test_it_works_even_if_the_server_itself_is_not_an_allowed_peer(self):
         server = Process(self, ALLOWED_PEERS="198.51.100.7")
         self.assertEqual(run("--ping", SIP_PORT=str(server.port))[0], 0)
 
 
 class Marked(unittest.TestCase):
-    def test_what_is_sent_for_sip_is_marked_class_selector_3(self):
+    def test_sip_packets_are_marked_class_selector_3(self):
         server = SIPServer(Config.from_env({"SIP_PORT": "0"}))
         server.open()
         marked = server.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
         server.stop()
-        server.serve_forever()  # ends at once, and closes
+        server.serve_forever()  # ends at once, and closes the socket
         self.assertEqual((marked, server.sock.fileno()), (0x60, -1))
 
 
@@ -197,7 +197,7 @@ class Running(unittest.TestCase):
         caller.sock.sendto(b"\x1b[31mevil\r\nfake: line", caller.server)
         server.wait_for(r"from 127\.0\.0\.1:\d+ b'\\x1b\[31mevil\\r\\nfake: line'")
 
-    def test_a_stop_says_bye_waits_for_the_answer_and_exits_0(self):
+    def test_a_stop_sends_bye_waits_for_the_answer_and_exits_0(self):
         for number, seconds in ((signal.SIGINT, "60"), (signal.SIGTERM, "0")):
             server = Process(self, DRAIN_SECONDS=seconds)
             caller = Caller(self, server.port)
@@ -222,9 +222,9 @@ class Running(unittest.TestCase):
         server.process.send_signal(signal.SIGINT)
         self.assertEqual(server.process.wait(SECONDS), 1)
 
-    @unittest.skipUnless(os.path.isdir("/proc/self/task"), "there is no /proc as on Linux")
+    @unittest.skipUnless(os.path.isdir("/proc/self/task"), "needs /proc, as on Linux")
     def test_a_signal_that_another_thread_gets_does_not_wait_for_a_packet(self):
-        # as one that arrives just before the loop sleeps, it interrupts nothing
+        # like a signal just before the loop sleeps, it interrupts no system call
         server = Process(self)
         threads = [int(number) for number in os.listdir(f"/proc/{server.process.pid}/task")]
         self.assertGreater(len(threads), 1)

@@ -1,4 +1,4 @@
-"""RTCP: counting what comes, and reports as bytes."""
+"""RTCP: statistics of received packets, and reports as bytes."""
 
 import unittest
 
@@ -29,13 +29,13 @@ class Counted(unittest.TestCase):
         self.assertEqual((self.reception.expected, self.reception.lost), (16, 0))
         self.assertEqual(self.reception.block().highest, 65545)
 
-    def test_a_new_source_or_a_jump_is_a_new_beginning_and_no_loss(self):
+    def test_a_new_source_or_a_jump_starts_anew_and_is_no_loss(self):
         self.take(1, 2, 4)
         self.take(30000, 30001)
         self.take(9, 10, ssrc=8)
         self.assertEqual((self.reception.expected, self.reception.lost), (8, 1))
 
-    def test_a_repeat_is_told_from_a_packet_that_is_late(self):
+    def test_a_repeat_is_distinguished_from_a_late_packet(self):
         def new(*sequences, ssrc=7):
             return [self.reception.count(ssrc, sequence & 0xFFFF, 0, 160, None)
                     for sequence in sequences]
@@ -45,7 +45,7 @@ class Counted(unittest.TestCase):
         self.assertEqual(new(65600, 65599, 65537, 65538, 65538), [True, True, False, True, False])
         self.assertEqual(new(65600, ssrc=8), [True])
 
-    def test_a_repeat_of_a_run_is_one(self):
+    def test_a_repeat_from_a_run_is_recognized(self):
         self.take(1)
         self.reception.count_run(30, 0, 31 << 32, 0, 0)
         self.assertEqual([self.reception.count(7, sequence, 0, 160, None)
@@ -54,19 +54,19 @@ class Counted(unittest.TestCase):
         self.reception.count_run(10 ** 6, 0, 5000 << 32, 0, 0)
         self.assertFalse(self.reception.count(7, 4950, 0, 160, None))
 
-    def test_a_hundred_behind_is_a_new_beginning_that_says_nothing_of_losses(self):
+    def test_a_packet_a_hundred_behind_starts_anew_without_losses(self):
         self.take(1000, 1001)
         self.take(901, 902)
         self.assertEqual((self.reception.expected, self.reception.lost), (4, 0))
         self.assertEqual(self.reception.highest, 902)
 
-    def test_a_report_is_about_the_present_source_alone(self):
+    def test_a_report_is_only_about_the_present_source(self):
         self.take(1, 2, 9)
         self.take(5, 6, ssrc=8)
         self.assertEqual(self.reception.block()[:4], (8, 0, 0, 6))
         self.assertEqual(self.reception.lost, 6)
 
-    def test_what_was_not_counted_is_not_lost(self):
+    def test_packets_that_were_not_counted_are_not_lost(self):
         self.take(1, 2)
         self.reception.restart()
         self.take(900, 901)
@@ -85,7 +85,7 @@ class Counted(unittest.TestCase):
         self.take(3, late=[(3, 10 ** 6)])
         self.assertEqual(self.reception.jitter, 0)
 
-    def test_the_fraction_lost_is_of_the_time_since_the_last_report(self):
+    def test_the_fraction_lost_counts_from_the_last_report(self):
         self.take(1, 2, 4)
         self.assertEqual(self.reception.block()[:4], (7, 64, 1, 4))
         self.take(5, 6)
@@ -113,7 +113,7 @@ class OnTheWire(unittest.TestCase):
         for name in ("a", "ab", "abc", "abcd"):
             self.assertEqual(len(rtcp.report(1, name)) % 4, 0)
 
-    def test_what_is_malformed_raises_value_error(self):
+    def test_a_malformed_packet_raises_value_error(self):
         good = rtcp.report(1, "us", (1, 2, 3, 4), self.BLOCK)
         for data in (b"\x80", b"\x80\xc9", good[:-1], good[:30], b"\0" + good[1:],
                      rtcp.report(1, "x")[8:], b"\x9f\xc9\0\1" + b"\0" * 4, b"\x80\xc8\0\0"):

@@ -46,7 +46,7 @@ class Packets(unittest.TestCase):
         self.assertEqual(RTPPacket.parse(one.serialize()), one)
         self.assertEqual(one.serialize(), b"\x80\xe5" + b"\xff" * 10 + b"abc")
 
-    def test_csrcs_extension_and_padding_are_read_over(self):
+    def test_csrcs_extension_and_padding_are_skipped(self):
         head = struct.pack("!BBHII", 0x80 | 0x20 | 0x10 | 2, 8, 1, 2, 3)
         data = head + b"c" * 8 + b"\xbe\xde\0\1" + b"e" * 4 + b"voice" + b"\0\0\3"
         self.assertEqual(RTPPacket.parse(data).payload, b"voice")
@@ -63,7 +63,7 @@ class Packets(unittest.TestCase):
 
 
 class Ports(unittest.TestCase):
-    def test_an_even_port_of_the_range_is_bound_and_the_taken_ones_passed_over(self):
+    def test_it_binds_an_even_port_of_the_range_that_is_free(self):
         with open_rtp_socket(A, 10001, 10004) as one, open_rtp_socket(A, 10001, 10004) as two:
             self.assertEqual({s.getsockname()[1] for s in (one, two)}, {10002, 10004})
             with self.assertRaises(OSError) as caught:
@@ -88,7 +88,7 @@ class Ports(unittest.TestCase):
 
 class OnSockets(unittest.TestCase):
     def open(self, ip):
-        """Return a UDP socket of the other end, closed with the test."""
+        """Return a UDP socket for the other side; the test closes it."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.addCleanup(sock.close)
         sock.bind((ip, 0))
@@ -97,7 +97,7 @@ class OnSockets(unittest.TestCase):
 
 
 class Echoed(OnSockets):
-    """A session that echoes in its own thread; `self.caller` is a socket at the other end."""
+    """A session that echoes in its own thread; `self.caller` is the socket of the other side."""
 
     def setUp(self):
         self.caller = self.open(A)
@@ -122,7 +122,7 @@ class Echoed(OnSockets):
         return RTPPacket.parse(data)
 
     def send_and_wait(self, *args, **parts):
-        """Send a packet that is not answered, and wait until the RTP thread has taken it."""
+        """Send a packet that gets no echo, and wait until the RTP thread has counted it."""
         self.send(*args, **parts)
         wait_until(lambda: self.session.packets_in)
 
@@ -133,7 +133,7 @@ class Echoed(OnSockets):
         return self.session.packets_in, self.session.packets_out
 
     def assert_next_heard(self, payload, **parts):
-        """Say that nothing sent before was echoed: this packet's echo comes first."""
+        """Assert that no earlier packet is echoed: the echo of this one arrives first."""
         self.now += 1
         self.send(60000, payload=payload, **parts)
         self.assertEqual(self.heard().payload, payload)
@@ -159,7 +159,7 @@ class Echoed(OnSockets):
         self.assertEqual([e.timestamp - first.timestamp & 0xFFFFFFFF for e in echoes],
                          [0, 160, 320, 800])
 
-    def test_a_new_source_goes_on_in_our_stream(self):
+    def test_a_new_source_continues_our_stream(self):
         self.send(10, 1000, ssrc=1)
         before = self.heard()
         self.now += session_module.STREAM_HOLD_UNITS / 8000
@@ -175,16 +175,16 @@ class Echoed(OnSockets):
         self.assertEqual(self.heard().payload, b"once")
         self.assert_next_heard(b"next")
 
-    def test_what_is_not_the_calls_rtp_is_ignored(self):
+    def test_packets_that_are_not_the_calls_rtp_are_ignored(self):
         for junk in (b"", b"x", b"\x80\x08", b"\0" * 172, b"\x80\xc8" + b"\0" * 26,  # RTCP SR
                      packet(1, payload_type=13), packet(2, payload_type=19),
                      packet(3, payload_type=0), packet(4, payload=b"long" * 600),
                      b"\xbf\x08" + b"\xff" * 30, b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"):
             self.caller.sendto(junk, self.at)
         self.assert_next_heard(b"voice")
-        self.assertEqual(self.counted(), (4, 1))  # RTP that was not agreed is counted
+        self.assertEqual(self.counted(), (4, 1))  # RTP with other payload types is counted
 
-    def test_comfort_noise_between_is_no_loss_and_neither_is_a_hold(self):
+    def test_comfort_noise_and_a_hold_do_not_count_as_losses(self):
         for sequence in range(1, 11):
             self.send(sequence, payload_type=8 if sequence % 2 else 13)
         self.send(11)
@@ -204,24 +204,24 @@ class Echoed(OnSockets):
                          [b"1", b"2", b"5", b"3", b"4", b"6"])
         self.assert_next_heard(b"next")
 
-    def test_padding_and_extension_are_left_out_of_the_echo(self):
+    def test_the_echo_has_no_padding_and_no_extension(self):
         data = b"\xb0" + packet(1)[1:12] + b"\xbe\xde\0\1eeee" + b"voice" + b"\0\2"
         self.caller.sendto(data, self.at)
         echo, _ = self.caller.recvfrom(2048)
         self.assertEqual((echo[0], echo[12:]), (0x80, b"voice"))
 
-    def test_another_port_of_the_calls_address_is_heard_and_the_answer_stays(self):
+    def test_packets_from_another_port_of_the_caller_are_echoed_to_the_agreed_one(self):
         # music on hold comes from a port that was never advertised
         other = self.open(A)
         self.send(1, payload=b"other", sock=other)
         self.assertEqual(self.heard().payload, b"other")
 
-    def test_a_stranger_is_neither_heard_nor_answered(self):
-        stranger = self.open("127.0.0.66")
-        stranger.setblocking(False)
+    def test_packets_from_another_address_are_ignored(self):
+        outsider = self.open("127.0.0.66")
+        outsider.setblocking(False)
         with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             for sequence in range(3 * session_module.MANY_IGNORED):
-                self.send(sequence, payload=b"evil", sock=stranger)
+                self.send(sequence, payload=b"evil", sock=outsider)
                 if sequence == session_module.MANY_IGNORED - 2:  # too few to log
                     self.assert_next_heard(b"first")
                     self.assertEqual(logged.output, [])
@@ -230,7 +230,7 @@ class Echoed(OnSockets):
         self.assertIn("127.0.0.66", logged.output[0])
         self.assertIn("addresses are 127.0.0.1 and 127.0.0.9, and ", logged.output[0])
         with self.assertRaises(BlockingIOError):
-            stranger.recv(2048)
+            outsider.recv(2048)
         self.assertEqual(self.counted(), (2, 2))
 
     def test_a_payload_type_that_was_not_agreed_on_is_logged_once_with_the_call(self):
@@ -243,7 +243,7 @@ class Echoed(OnSockets):
             f"WARNING:siprtp.media.session:call 1: RTP to port {self.session.port} is ignored: "
             "payload type 18 was not agreed on"])
 
-    def test_comfort_noise_is_passed_over_in_silence(self):
+    def test_comfort_noise_is_ignored_without_a_log_line(self):
         with self.assertLogs("siprtp.media.session", "DEBUG") as logged:
             logging.getLogger("siprtp.media.session").debug("begin")
             for sequence in range(3 * session_module.MANY_IGNORED):
@@ -257,7 +257,7 @@ class Echoed(OnSockets):
         self.send(1, payload=b"out", sock=nat)
         self.assertEqual(self.heard(nat).payload, b"out")
 
-    def test_a_hold_is_silent_and_a_resume_goes_to_the_new_place(self):
+    def test_a_hold_is_silent_and_a_resume_sends_to_the_new_address(self):
         self.update(sending=False)
         moved = self.open(A)
         self.send_and_wait(1, payload=b"held")
@@ -266,7 +266,7 @@ class Echoed(OnSockets):
         self.assertEqual(self.heard(moved).payload, b"back")
         self.assertEqual(self.counted()[1], 1)
 
-    def test_a_key_is_told_once_and_its_packets_are_echoed(self):
+    def test_a_key_is_reported_once_and_its_packets_are_echoed(self):
         keys = []
         self.session.on_key = keys.append
         for sequence, payload in enumerate(dtmf.event_payloads("7")):
@@ -274,12 +274,12 @@ class Echoed(OnSockets):
             self.assertEqual(self.heard().payload, payload)
         self.assertEqual(keys, ["7"])
 
-    def test_types_are_mapped_to_what_the_other_side_wants(self):
+    def test_payload_types_are_mapped_to_those_of_the_other_side(self):
         self.update(formats={8: 8, 101: 96})
         self.send(1, payload_type=101, payload=b"\1\x8a\3\x20")
         self.assertEqual(self.heard().payload_type, 96)
 
-    def test_nowhere_to_send_is_survived(self):
+    def test_a_call_without_an_address_to_send_to_goes_on(self):
         self.session.update(Agreement(None, PCMA, False, True, "PCMA"))
         signalling = self.open("127.0.0.9")
         self.send_and_wait(1, sock=signalling)
@@ -295,7 +295,7 @@ class Echoed(OnSockets):
 
 
 class Waiting(OnSockets):
-    """A session that a bot's tick serves: nothing blocks, and nothing closes the socket but it."""
+    """A session that a bot's tick serves: no call blocks, and only the tick closes the socket."""
 
     def setUp(self):
         self.caller = self.open(A)
@@ -315,7 +315,7 @@ class Waiting(OnSockets):
             heard += self.session.waiting(self.buffer)
         return heard
 
-    def test_what_has_come_is_given_with_its_codec_and_nothing_is_waited_for(self):
+    def test_waiting_yields_the_packets_that_arrived_with_their_codec_and_never_blocks(self):
         self.assertEqual(list(self.session.waiting(self.buffer)), [])
         keys, self.expected = [], 4
         self.session.on_key = keys.append
@@ -325,8 +325,8 @@ class Waiting(OnSockets):
             [("PCMA", 7, 160, b"a" * 160), ("PCMU", 7, 640, b"u" * 80)])
         self.assertEqual(keys, ["7"])
 
-    @unittest.skipUnless(sys.platform == "linux", "the kernel tells when a packet came")
-    def test_a_packet_that_has_just_come_is_taken_as_the_last(self):
+    @unittest.skipUnless(sys.platform == "linux", "needs the kernel's arrival times")
+    def test_a_packet_that_has_just_arrived_is_taken_as_the_last(self):
         for sequence in (1, 2):
             self.caller.sendto(packet(sequence), (A, self.session.port))
         taken = []
@@ -335,7 +335,7 @@ class Waiting(OnSockets):
             taken.append(len(list(self.session.waiting(self.buffer))))
         self.assertEqual(sum(taken), 2)
 
-    def test_what_is_sent_is_numbered_and_timed(self):
+    def test_sent_packets_have_consecutive_numbers_and_timestamps(self):
         self.session.send(b"a" * 160, 160, marker=True)
         self.session.skip(160)
         self.session.send(b"e", 0, event=True)
@@ -353,19 +353,19 @@ class Waiting(OnSockets):
         self.session.send(b"a", 160)
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"a")
 
-    def test_one_that_nobody_serves_yet_closes_its_socket_itself(self):
+    def test_a_session_without_a_thread_closes_its_socket_itself(self):
         session = RTPSession(open_rtp_socket(A, 11000, 11998))
         session.stop()
         self.assertEqual(session.sock.fileno(), -1)
 
-    def test_a_stop_leaves_the_socket_to_the_one_that_ticks(self):
+    def test_a_stop_leaves_the_socket_to_the_tick(self):
         self.session.stop()
         self.session.send(b"last", 160)
         self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"last")
 
 
 class Reports(OnSockets):
-    """A session with RTCP; the caller has a socket for each."""
+    """A session with RTCP; the caller has a socket for RTP and one for RTCP."""
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
@@ -381,7 +381,7 @@ class Reports(OnSockets):
         for sequence in sequences:
             self.rtp.sendto(packet(sequence, sequence * 160), (A, self.session.port))
             self.rtp.recv(2048)
-        # the echo is counted behind its sending
+        # the session counts an echo after sending it
         wait_until(lambda: self.session.packets_out >= len(sequences))
 
     def report(self, now=1000.0):
@@ -390,11 +390,11 @@ class Reports(OnSockets):
         self.assertEqual(source, self.at)
         return data, rtcp.parse(data)
 
-    def test_a_session_that_only_exists_sends_receiver_reports_without_blocks(self):
+    def test_a_session_without_packets_sends_receiver_reports_without_blocks(self):
         data, (sent, blocks) = self.report()
         self.assertEqual((data[1], sent, blocks), (rtcp.RR, None, []))
 
-    def test_one_that_echoes_sends_sender_reports_about_what_it_got(self):
+    def test_a_session_that_echoes_sends_sender_reports_with_a_block(self):
         self.talk(1, 2, 4)
         data, (sent, (block,)) = self.report()
         self.assertEqual((data[1], sent), (rtcp.SR, (self.session.ssrc, rtcp.ntp(1000.0))))
@@ -405,7 +405,7 @@ class Reports(OnSockets):
         data, (sent, blocks) = self.report()
         self.assertEqual((data[1], blocks), (rtcp.RR, []))  # nothing new since
 
-    def test_reports_of_the_caller_tell_the_round_trip_and_are_referred_to(self):
+    def test_reports_of_the_caller_give_the_round_trip_and_are_referred_to(self):
         self.talk(1)
         self.session.clock = lambda: 1000.0
         now = time.time()
@@ -415,31 +415,31 @@ class Reports(OnSockets):
         _, (_, (ours,)) = self.report(now + 2)
         self.assertGreater(self.session.round_trip, 0.499)
         self.assertEqual(ours.last_sr, rtcp.ntp(5000.0) >> 16 & 0xFFFFFFFF)
-        # 0.5 s and 2 s, but for the time it took to come
+        # 0.5 s and 2 s, minus the time on the wire
         self.assertAlmostEqual(self.session.round_trip + ours.delay / 65536, 2.5, delta=0.001)
 
-    def test_reports_of_strangers_and_nonsense_are_ignored(self):
-        stranger = self.open("127.0.0.66")
+    def test_reports_from_other_addresses_and_malformed_ones_are_ignored(self):
+        outsider = self.open("127.0.0.66")
         forged = rtcp.report(7, "x", (rtcp.ntp(5000.0), 0, 1, 160))
-        stranger.sendto(forged, self.at)
+        outsider.sendto(forged, self.at)
         for junk in (b"", b"\x80", forged[:20], b"\xff" * 100, b"OPTIONS sip:a@b SIP/2.0"):
             self.rtcp.sendto(junk, self.at)
         self.talk(1)
         _, (_, (ours,)) = self.report()
         self.assertEqual((ours.last_sr, self.session.round_trip), (0, None))
 
-    def test_one_that_never_sent_anything_says_no_goodbye(self):
+    def test_a_session_that_never_sent_anything_sends_no_bye(self):
         self.session.stop()
         self.rtcp.setblocking(False)
         with self.assertRaises(BlockingIOError):
             self.rtcp.recv(2048)
 
-    def test_the_end_says_goodbye_and_frees_both_ports(self):
+    def test_the_end_sends_a_bye_and_frees_both_ports(self):
         self.talk(1, 2, 3)
         self.session.stop()
         last = self.rtcp.recv(2048)
         self.assertEqual(last[-8:-4], b"\x81\xcb\0\1")
-        # RFC 3550 6.4: a sender report, as something was sent; of a short call it is the only one
+        # RFC 3550 6.4: a sender report, as it has sent packets; a short call sends no other report
         self.assertEqual((last[:2], struct.unpack_from("!II", last, 20)[0]), (b"\x81\xc8", 3))
         _, [block] = rtcp.parse(last)
         self.assertEqual((block.ssrc, block.lost), (7, 0))
@@ -448,7 +448,7 @@ class Reports(OnSockets):
             with open_rtp_socket(A, port):
                 pass
 
-    def test_a_taken_port_for_reports_only_means_none(self):
+    def test_if_the_rtcp_port_is_in_use_the_session_has_no_rtcp(self):
         with open_rtp_socket(A, self.session.port + 3):
             port = self.session.port + 2
             session = session_module.open_rtp_session(A, port, port + 1, None, "")
@@ -465,7 +465,7 @@ class Sessions(unittest.TestCase):
 
 
 class Wire:
-    """A socket that gives packets from a list, and keeps what is sent; or fails to send."""
+    """A socket that returns packets from a list, and keeps those sent; or fails to send."""
 
     def __init__(self):
         self.coming, self.sent, self.fails = [], [], False
@@ -487,7 +487,7 @@ class Wire:
 
 
 class Runs(unittest.TestCase):
-    """Packets that follow each other are echoed the short way: nobody may see a difference."""
+    """Consecutive packets take the fast path of the echo: the peer must see no difference."""
 
     remote = A, 6000
 
@@ -544,7 +544,7 @@ class Runs(unittest.TestCase):
             if before is not None:
                 self.assertEqual(echo.sequence, before + 1 & 0xFFFF)
             before, out = echo.sequence, out + 1
-            if rng.random() < 0.05:  # the SIP thread asks now and then
+            if rng.random() < 0.05:  # the SIP thread reads the counters now and then
                 self.assertEqual(self.session.packets_out, out)
         received = self.session.received
         self.assertEqual((received.packets, received.lost, received.bytes, received.block()[:5]),
@@ -559,15 +559,15 @@ class Runs(unittest.TestCase):
             [(echo, address)] = self.take(sequence, sequence * 160)
         return echo, address
 
-    def test_most_are_taken_the_short_way(self):
-        self.session.sequence = self.session.timestamp = 0  # where ours wrap is a long way
+    def test_most_packets_take_the_fast_path(self):
+        self.session.sequence = self.session.timestamp = 0  # our numbers must not wrap here
         self.run_up_to(2)
-        self.session.take = None  # the long way
+        self.session.take = None  # the slow path
         for sequence in range(3, 500):
             self.assertEqual(len(self.take(sequence, sequence * 160)), 1)
         self.assertEqual((self.session.packets_in, self.session.packets_out), (499, 499))
 
-    def test_a_move_a_hold_and_another_codec_are_obeyed_with_the_next_packet(self):
+    def test_a_new_address_a_hold_and_another_codec_apply_to_the_next_packet(self):
         before, _ = self.run_up_to(10)
         self.agree(("127.0.0.7", 7000))
         source = "127.0.0.7", 7000
@@ -580,9 +580,9 @@ class Runs(unittest.TestCase):
         [(other, _)] = self.take(14, 2240, source=source, payload_type=0)
         self.assertEqual((other.payload_type, self.session.packets_in), (0, 14))
 
-    def test_what_has_ended_is_counted_and_kept_by_nothing(self):
+    def test_an_ended_session_is_counted_and_not_kept_in_memory(self):
         self.run_up_to(5)
-        self.session._has_thread = False  # else the stand-in has no shutdown
+        self.session._has_thread = False  # the stand-in for the socket has no shutdown
         self.wire.close = lambda: None
         self.session.stop()
         self.assertFalse(self.echo.take(self.view, self.now))
@@ -593,21 +593,21 @@ class Runs(unittest.TestCase):
         del self.session, self.echo
         self.assertIsNone(gone())
 
-    def test_strangers_are_not_echoed_and_change_nothing(self):
+    def test_packets_from_another_address_are_not_echoed_and_change_nothing(self):
         before, _ = self.run_up_to(3)
         self.assertEqual(self.take(4, 640, source=("127.0.0.66", 6000)), [])
         [(after, address)] = self.take(4, 640)
         self.assertEqual((after.sequence, address), (before.sequence + 1 & 0xFFFF, self.remote))
         self.assertEqual(self.session.packets_in, 4)
 
-    def test_another_port_of_the_caller_is_heard_and_the_agreed_one_answered(self):
+    def test_another_port_of_the_caller_is_echoed_to_the_agreed_one(self):
         self.run_up_to(3)
         self.now += session_module.STREAM_HOLD_UNITS
         for sequence in range(4, 8):
             [(_, address)] = self.take(sequence, sequence * 160, source=(A, 40001))
             self.assertEqual(address, self.remote)
 
-    def test_a_packet_that_can_not_be_sent_ends_nothing(self):
+    def test_the_echo_goes_on_after_a_packet_that_can_not_be_sent(self):
         before, _ = self.run_up_to(5)
         self.wire.fails = True
         with self.assertLogs("siprtp.media.session", "WARNING") as logged:
@@ -622,7 +622,7 @@ class Runs(unittest.TestCase):
 
 
 class SenderReports(OnSockets):
-    def test_the_time_told_is_that_of_the_first_packet_of_a_key_that_is_echoed(self):
+    def test_the_reported_time_is_that_of_the_first_packet_of_an_echoed_key(self):
         caller, reports = self.open(A), self.open(A)
         session = RTPSession(open_rtp_socket(A, 12000, 12998), clock=lambda: 2.0,
                              rtcp_sock=open_rtp_socket(A, 15000, 15998))
@@ -637,8 +637,8 @@ class SenderReports(OnSockets):
                 echo.take(view, now)
         sent = RTPPacket.parse(caller.recv(2048)).timestamp
         session.report(1000.0)
-        told = struct.unpack_from("!I", reports.recv(2048), 16)[0]
-        self.assertEqual(told - sent & 0xFFFFFFFF, 2 * 8000 - 1000)
+        reported = struct.unpack_from("!I", reports.recv(2048), 16)[0]
+        self.assertEqual(reported - sent & 0xFFFFFFFF, 2 * 8000 - 1000)
 
 
 class StandAlone(OnSockets):

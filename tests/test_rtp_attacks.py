@@ -1,7 +1,7 @@
-"""Packets of others in the middle of a call, on real sockets: its audio is unharmed.
+"""Attack packets in the middle of a call, on real sockets: its audio must not suffer.
 
-A caller sends numbered packets, one every 20 ms by a clock that is told the time; between any two
-of them attackers send all that is listed here.
+A caller sends numbered packets, one every 20 ms by a clock that the test sets. Between them,
+attackers send every kind of packet listed here.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from siprtp.media.thread import RTPThread
 from tests.support import Clock, wait_until
 from tests.test_rtp import PCMA, A, OnSockets, RTPPacket, packet, wait_for_end
 
-STRANGER, SIGNALLING = "127.0.0.66", "127.0.0.9"
+OUTSIDER, SIGNALLING = "127.0.0.66", "127.0.0.9"
 SSRC = 7
 EVIL = b"\x2a" * 160
-BEGIN, PACKETS = 3, 40  # a run has begun; so many until the end
-BURST, FLOODED = 60, 84  # 5000 packets in all
+BEGIN, PACKETS = 3, 40  # packets: until the fast path is in use; during an attack
+BURST, FLOODED = 60, 84  # packets before each packet of the caller; packets of the caller
 SPREAD = (0, 1, 2, 100, 1000, 30000, -1, -2, -100, -1000, -30000)
 
 
 def jumps(ssrc):
-    """Return a function that makes what is ahead of and behind the caller's next packet."""
+    """Return a function that makes packets ahead of and behind the caller's next one."""
     def make(sequence, timestamp):
         return [packet(sequence + step & 0xFFFF, timestamp + 160 * step & 0xFFFFFFFF, EVIL,
                        ssrc=ssrc) for step in SPREAD]
@@ -60,7 +60,7 @@ def keys(sequence, timestamp):
 
 
 def not_rtp(sequence, timestamp):
-    """Other versions, lies of padding, extension and CSRCs; each would be the caller's next."""
+    """Return wrong versions, padding, extensions and CSRCs, each numbered as the next packet."""
     good = packet(sequence, timestamp, EVIL[:20])
     lies = [b"\xa0" + good[1:-1] + bytes([last]) for last in (0, 21, 255)]
     lies += [b"\xb0" + good[1:12] + b"\xbe\xde\xff\xff" + good[16:], b"\x90" + good[1:14],
@@ -69,7 +69,7 @@ def not_rtp(sequence, timestamp):
 
 
 def reports(sequence=0, timestamp=0, ssrc=SSRC):
-    """Return RTCP that says the worst of the stream ssrc, and that it has ended."""
+    """Return RTCP with extreme values for the stream ssrc, and a BYE of it."""
     most = (1 << 32) - 1
     block = rtcp.Block(ssrc, 255, 0xFFFFFF, most, most, most, most)
     sender = (1 << 64) - 1, most, most, most
@@ -84,20 +84,20 @@ SHAPES = {
     "timestamps": clocks(SSRC), "timestamps of another SSRC": clocks(666),
     "sizes": sizes(SSRC), "sizes of another SSRC": sizes(666),
     "types": kinds(SSRC), "types of another SSRC": kinds(666),
-    "keys": keys, "what is no RTP": not_rtp, "RTCP": reports,
+    "keys": keys, "packets that are not RTP": not_rtp, "RTCP": reports,
 }
-# from the caller's own address and port: the SSRC, of 32 random bits, is all that tells them apart
+# sent from the caller's own address and port: only the SSRC, 32 random bits, is different
 SPOOFED = {name: shape for name, shape in SHAPES.items()
-           if "another" in name or name in ("what is no RTP", "RTCP")}
+           if "another" in name or name in ("packets that are not RTP", "RTCP")}
 
 
 def voice(number):
-    """Return the payload of the caller's packet of that number."""
+    """Return the payload of the caller's packet with this number."""
     return struct.pack("!I", number) * 40
 
 
 class Attacked(OnSockets):
-    """A session in a call; `self.caller` is at the other end, at `self.remote`."""
+    """A session in a call; `self.caller` is the socket of the other side."""
 
     remote_ip, peer_ip = A, A
 
@@ -121,25 +121,25 @@ class Attacked(OnSockets):
         return 65530 + self.number & 0xFFFF, (1 << 32) - 1600 + 160 * self.number & 0xFFFFFFFF
 
     def say(self, marker=False):
-        """Let the caller send its next packet; return what it says."""
+        """Let the caller send its next packet; return the payload."""
         said = voice(self.number)
         self.caller.sendto(packet(*self.place(), said, ssrc=SSRC, marker=marker), self.at)
         self.number += 1
         return said
 
     def flood(self):
-        """Let a stranger send 5000 packets between the caller's; it hears nothing."""
-        stranger = self.open(STRANGER)
+        """Send 5000 packets from another address between the caller's; none is answered."""
+        outsider = self.open(OUTSIDER)
 
         def burst():
             for _ in range(BURST):
-                stranger.sendto(packet(*self.place(), EVIL), self.at)
+                outsider.sendto(packet(*self.place(), EVIL), self.at)
 
         with self.assertLogs("siprtp.media.session", "WARNING") as logged:
             self.talk(BEGIN)
             self.talk(FLOODED, burst)
         self.assertEqual(len(logged.output), 1)
-        self.assert_nothing_came(stranger)
+        self.assert_nothing_came(outsider)
 
     def assert_nothing_came(self, sock):
         sock.setblocking(False)
@@ -148,7 +148,7 @@ class Attacked(OnSockets):
         sock.settimeout(5)
 
     def assert_unharmed(self, sock, shapes=SHAPES, **how):
-        """Attack a call of its own from sock() with each of the shapes."""
+        """Attack a new call from sock() with each of the shapes."""
         for name, shape in shapes.items():
             with self.subTest(name, **how):
                 self.setUp()
@@ -187,7 +187,7 @@ class Echoed(Attacked):
         return RTPPacket.parse(data)
 
     def talk(self, count, between=lambda: None, marker=False):
-        """Say so much; all of it comes back at once, once, in order and unchanged."""
+        """Send `count` packets; each comes back at once, once, in order and unchanged."""
         for _ in range(count):
             self.clock.now += 0.020
             between()
@@ -200,12 +200,12 @@ class Echoed(Attacked):
             self.before = echo
 
     def assert_unharmed(self, sock, shapes=SHAPES):
-        for marker in (False, True):  # the short way is taken only without
+        for marker in (False, True):  # the fast path takes only packets without the marker
             super().assert_unharmed(sock, shapes, marker=marker)
 
-    def test_a_stranger_harms_nothing_and_hears_nothing(self):
+    def test_packets_from_another_address_harm_nothing_and_get_no_answer(self):
         with self.assertLogs("siprtp.media.session", "WARNING"):
-            self.assert_unharmed(lambda: self.open(STRANGER))
+            self.assert_unharmed(lambda: self.open(OUTSIDER))
 
     def test_another_port_of_the_callers_address_does_not_break_in(self):
         with self.assertLogs("siprtp.media.session", "WARNING") as logged:
@@ -216,32 +216,32 @@ class Echoed(Attacked):
         with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.caller, SPOOFED)
 
-    def test_a_forger_of_address_port_and_ssrc_costs_no_packet_but_those_it_numbers(self):
+    def test_a_forger_of_address_port_and_ssrc_replaces_only_the_packets_it_numbers(self):
         for step in SPREAD:
             with self.subTest(step):
                 self.setUp()
                 self.talk(BEGIN)
                 sequence, timestamp = self.place()
                 self.caller.sendto(packet(sequence + step & 0xFFFF, timestamp, EVIL), self.at)
-                if step not in (-1, -2):  # those have been: a repeat
+                if step not in (-1, -2):  # a repeat of an earlier packet
                     self.assertEqual(self.heard().payload, EVIL)
                 for number in range(120):
                     said = self.say()
-                    # the first packet 100 behind is a new beginning (RFC 3550 A.1)
+                    # the first packet that is 100 behind starts anew (RFC 3550 A.1)
                     if number != step or step == 100:
                         self.assertEqual(self.heard().payload, said)
                 self.assert_nothing_came(self.caller)
                 received = self.ended()
-                # RFC 3550 A.1: to be less than 3000 ahead says that as many were lost
+                # RFC 3550 A.1: a jump of less than 3000 counts as that many losses
                 self.assertLessEqual(received.lost, abs(step) if abs(step) < 3000 else 0)
                 self.assertLess(received.jitter, 160)
 
-    def test_a_flood_of_strangers_costs_no_packet(self):
+    def test_a_flood_from_another_address_costs_no_packet(self):
         self.flood()
         received = self.ended()
         self.assertEqual((received.packets, received.lost), (self.number, 0))
 
-    def test_the_described_address_takes_over_from_whoever_was_first(self):
+    def test_the_address_in_the_sdp_takes_over_from_an_earlier_source(self):
         other = self.open(A)
         other.sendto(packet(1, payload=EVIL, ssrc=666), self.at)
         self.assertEqual(self.heard().payload, EVIL)  # it may be music on hold
@@ -251,7 +251,7 @@ class Echoed(Attacked):
             self.talk(1)
         self.assert_nothing_came(other)
 
-    def test_another_stream_is_heard_once_the_first_was_silent_for_100_ms(self):
+    def test_another_stream_is_accepted_after_100_ms_of_silence(self):
         other = self.open(A)
         self.talk(BEGIN)
         self.clock.now += 0.099
@@ -264,17 +264,17 @@ class Echoed(Attacked):
 
 
 class EchoedFromNAT(Echoed):
-    """What was described is not what sends: packets come from where the signalling does."""
+    """Packets come from the address that signals, not from the one in the SDP."""
 
     remote_ip, peer_ip = "127.0.0.200", SIGNALLING
 
     def caller_ip(self):
         return SIGNALLING
 
-    def test_the_described_address_takes_over_from_whoever_was_first(self):
+    def test_the_address_in_the_sdp_takes_over_from_an_earlier_source(self):
         described = self.open(self.remote_ip)
         self.talk(BEGIN)
-        # not its port: whoever is behind that address does not break in
+        # not the port in the SDP: another host behind that address must not break in
         described.sendto(packet(*self.place(), EVIL), self.at)
         self.talk(BEGIN)
         self.assert_nothing_came(described)
@@ -283,7 +283,7 @@ class EchoedFromNAT(Echoed):
         with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(SIGNALLING))
 
-    def test_another_stream_is_heard_once_the_first_was_silent_for_100_ms(self):
+    def test_another_stream_is_accepted_after_100_ms_of_silence(self):
         other = self.open(SIGNALLING)
         self.talk(BEGIN)
         self.clock.now += 0.101
@@ -292,17 +292,17 @@ class EchoedFromNAT(Echoed):
 
 
 class EchoedThroughTrunk(Echoed):
-    """The signalling comes from an address of its own, which may send RTP."""
+    """The signalling has an address of its own, which may send RTP."""
 
     peer_ip = SIGNALLING
 
-    def test_the_signalling_address_does_not_move_the_target_of_a_live_stream(self):
+    def test_the_signalling_address_does_not_move_the_target_of_a_present_stream(self):
         with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.open(SIGNALLING))
 
 
 class Heard(Attacked):
-    """A bot hears the caller; the test's thread ticks."""
+    """A bot receives the caller's audio; the test calls the tick."""
 
     def serve(self):
         self.talker = Conversation(self.session)
@@ -314,14 +314,14 @@ class Heard(Attacked):
         return self.session.received
 
     def tick(self):
-        """Let 20 ms be heard; return them."""
+        """Run a tick; return the 20 ms that the bot receives."""
         self.talker.tick()
-        data = self.caller.recv(2048)  # our silence: it goes to the caller alone
+        data = self.caller.recv(2048)  # our silence, which only the caller must get
         self.assertEqual(set(data[12:]), {0xD5})
         return self.talker.next_frame()[1]
 
     def talk(self, count, around=lambda: None):
-        """Say so much; each packet is what is heard with the next tick."""
+        """Send `count` packets; the bot receives each with the next tick."""
         for _ in range(count):
             self.clock.now += 0.020
             around()
@@ -329,9 +329,9 @@ class Heard(Attacked):
             around()
             self.assertEqual(self.tick(), codec.decode_pcma(said))
 
-    def test_a_stranger_is_not_heard_and_hears_nothing(self):
+    def test_packets_from_another_address_reach_no_bot_and_get_no_answer(self):
         with self.assertLogs("siprtp.media.session", "WARNING"):
-            self.assert_unharmed(lambda: self.open(STRANGER))
+            self.assert_unharmed(lambda: self.open(OUTSIDER))
 
     def test_another_port_of_the_callers_address_is_not_heard(self):
         with self.assertLogs("siprtp.media.session", "WARNING"):
@@ -341,7 +341,7 @@ class Heard(Attacked):
         with self.assertLogs("siprtp.media.session", "WARNING"):
             self.assert_unharmed(lambda: self.caller, SPOOFED)
 
-    def test_a_flood_of_strangers_takes_no_frame(self):
+    def test_a_flood_from_another_address_costs_no_frame(self):
         self.flood()
         self.assertEqual(self.session.packets_in, self.number)
 
@@ -351,7 +351,7 @@ class Heard(Attacked):
         self.talk(BEGIN)
         self.assertEqual(self.pressed, ["5"])
 
-    def test_no_more_keys_are_told_than_anybody_presses(self):
+    def test_at_most_25_keys_a_second_are_reported(self):
         self.talk(BEGIN)
         for number in range(100):
             self.caller.sendto(packet(number, 160 * number, b"\5\x8a\0\xa0", 101, ssrc=99), self.at)
@@ -375,7 +375,7 @@ class HeardFromNAT(Heard):
 
 
 class Reported(OnSockets):
-    """RTCP at its own port: what others say there changes nothing but what is asked of them."""
+    """RTCP at its own port: attack packets there must not change the call."""
 
     def setUp(self):
         self.rtp, self.rtcp = self.open(A), self.open(A)
@@ -395,24 +395,24 @@ class Reported(OnSockets):
         for sequence in sequences:
             self.rtp.sendto(packet(sequence, 160 * sequence), (A, self.session.port))
             self.rtp.recv(2048)
-        # the echo is counted behind its sending
+        # the session counts an echo after sending it
         wait_until(lambda: self.session.packets_out >= sequence)
 
     def report(self):
         self.session.report(1000.0)
         return rtcp.parse(self.rtcp.recv(2048))
 
-    def test_a_stranger_is_neither_believed_nor_answered(self):
-        stranger = self.open(STRANGER)
+    def test_reports_from_another_address_are_ignored_and_not_answered(self):
+        outsider = self.open(OUTSIDER)
         self.talk(1, 2)
-        self.flood(stranger, 300)  # 5400 packets
+        self.flood(outsider, 300)  # 5400 packets
         _, (block,) = self.report()
         self.talk(3, 4)
         self.assertEqual(block[:4], (7, 0, 0, 2))
         self.assertEqual((block.last_sr, self.session.round_trip), (0, None))
-        stranger.setblocking(False)
+        outsider.setblocking(False)
         with self.assertRaises(BlockingIOError):
-            stranger.recv(2048)
+            outsider.recv(2048)
 
     def test_absurd_reports_and_a_bye_of_the_caller_end_nothing(self):
         self.talk(1, 2)
@@ -423,9 +423,9 @@ class Reported(OnSockets):
         self.assertFalse(self.session.stop_event.is_set())
         self.assertTrue(self.session.round_trip is None or 0 <= self.session.round_trip < 60)
 
-    def test_no_more_than_twenty_are_read_at_a_time(self):
-        stranger = self.open(STRANGER)
-        self.flood(stranger, 3)
+    def test_at_most_twenty_reports_are_read_at_a_time(self):
+        outsider = self.open(OUTSIDER)
+        self.flood(outsider, 3)
         self.session.report(1000.0)
         left = 0
         with contextlib.suppress(BlockingIOError):

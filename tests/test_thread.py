@@ -1,4 +1,4 @@
-"""The RTP thread, with a clock that is told the time and a sleep that passes it."""
+"""The RTP thread, on a clock that the test sets and a sleep that advances it."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ from siprtp.media.thread import GATHER_CALLS, MAX_BEHIND, TICK, RTPThread
 
 
 class Time:
-    """Sleeps by going on; work(seconds) is what a tick takes."""
+    """A clock that only sleep() advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -32,10 +32,10 @@ class Ticks(unittest.TestCase):
     def setUp(self):
         self.time, self.at = Time(), {}
         self.served = RTPThread(self.time, self.time.sleep)
-        self.served.thread = threading.current_thread()  # the test's thread will
+        self.served.thread = threading.current_thread()  # the test calls run() itself
 
     def add(self, name, times, work=0.0):
-        """Add a tick that takes so many seconds of work and ends after so many times."""
+        """Add a function that takes `work` seconds a tick and ends after `times` ticks."""
         self.at[name] = []
 
         def tick():
@@ -45,7 +45,7 @@ class Ticks(unittest.TestCase):
 
         self.served.tick(tick)
 
-    def test_ticks_come_every_20_ms_whatever_their_work_takes(self):
+    def test_ticks_run_every_20_ms_however_long_their_work_takes(self):
         self.add("one", 4, 0.003)
         self.served.run()
         self.assertEqual(self.at["one"], [0.020, 0.040, 0.060, 0.080])
@@ -57,7 +57,7 @@ class Ticks(unittest.TestCase):
         self.served.run()
         self.assertEqual(self.at, {"one": [0.020, 0.040, 0.060], "two": [0.027, 0.047, 0.067]})
 
-    def test_what_was_missed_is_made_up_for_but_not_a_long_stop(self):
+    def test_missed_ticks_are_made_up_for_but_not_those_of_a_long_stop(self):
         self.add("one", 4, 0.050)
         self.served.run()
         self.assertEqual(self.at["one"], [0.020, 0.070, 0.120, 0.170])  # due at 20, 40, 60, 80
@@ -69,7 +69,7 @@ class Ticks(unittest.TestCase):
         late = [at for at in self.at["two"] if at <= begun + 1e-6]
         self.assertAlmostEqual(len(late), 1 + MAX_BEHIND / TICK, delta=1)
 
-    def test_one_that_raises_is_served_no_more_and_the_others_are(self):
+    def test_a_call_that_raises_is_dropped_and_the_others_go_on(self):
         def broken():
             raise ZeroDivisionError
 
@@ -79,19 +79,19 @@ class Ticks(unittest.TestCase):
             self.served.run()
         self.assertEqual((len(logged.records), len(self.at["one"])), (1, 3))
 
-    def test_the_thread_ends_with_the_last_and_begins_with_the_next(self):
+    def test_the_thread_ends_with_the_last_call_and_restarts_with_the_next(self):
         pacer = RTPThread(sleep=lambda seconds: None, clock=self.time)
         done = []
         for _ in range(2):
             self.time.now += 1
             pacer.tick(lambda: done.append(1))
             while pacer.thread:
-                self.time.now += TICK  # another thread's clock; nothing is waited for
+                self.time.now += TICK  # the other thread reads this clock
         self.assertEqual(done, [1, 1])
 
 
 class Readers(unittest.TestCase):
-    """On sockets of the loopback, with the poll of this system and with that of others."""
+    """On loopback sockets, with the poll object of this system and with that of other systems."""
 
     polls = (rtp_thread.make_poll, rtp_thread.SelectorPoll)
 
@@ -106,7 +106,7 @@ class Readers(unittest.TestCase):
         return sock
 
     def reader(self, until):
-        """Return (socket, what it got, a function that takes it until it is `until`, an Event)."""
+        """Return (socket, packets taken, take(), which ends the reader at `until`, an Event)."""
         sock, got, over = self.open(), [], threading.Event()
 
         def take(view, now):
@@ -131,7 +131,7 @@ class Readers(unittest.TestCase):
         self.assertIsNone(served.thread)
         self.assertEqual(len(served), 0)
 
-    def test_many_are_served_and_each_socket_is_closed_with_its_end(self):
+    def test_many_readers_are_served_and_each_socket_is_closed_at_its_end(self):
         for served in self.each_poll():
             readers = [self.reader(b"end") for _ in range(20)]
             for sock, _, take, _ in readers:
@@ -144,7 +144,7 @@ class Readers(unittest.TestCase):
                              [[b"%d" % number, b"end"] for number in range(20)])
             self.assertEqual({sock.fileno() for sock, _, _, _ in readers}, {-1})
 
-    def test_one_that_raises_is_served_no_more_and_the_others_are(self):
+    def test_a_call_that_raises_is_dropped_and_the_others_go_on(self):
         for served in self.each_poll():
             bad, good = self.reader(b""), self.reader(b"end")
             served.read(Reader(bad[0], lambda view, now: 1 // 0))
@@ -156,7 +156,7 @@ class Readers(unittest.TestCase):
                 self.wait_for_end(served)
             self.assertEqual((len(logged.records), good[1]), (1, [b"1", b"2", b"end"]))
 
-    def test_one_to_which_nothing_comes_is_asked_whether_it_goes_on(self):
+    def test_a_reader_without_packets_is_asked_whether_it_goes_on(self):
         for served in self.each_poll():
             sock, got, take, over = self.reader(b"end")
             served.read(Reader(sock, take))
@@ -164,7 +164,7 @@ class Readers(unittest.TestCase):
             self.wait_for_end(served)
             self.assertEqual(got, [])
 
-    def test_a_thread_that_ended_begins_anew(self):
+    def test_a_thread_that_ended_starts_again(self):
         for served in self.each_poll():
             for _ in "12":
                 sock, got, take, _ = self.reader(b"end")
@@ -173,7 +173,7 @@ class Readers(unittest.TestCase):
                 self.wait_for_end(served)
                 self.assertEqual(got, [b"end"])
 
-    def test_one_that_lingers_takes_the_next_call_in_the_same_thread(self):
+    def test_a_thread_that_lingers_takes_the_next_call(self):
         served = RTPThread(linger=30)
         threads = set()
         for end in (b"1", b"2"):
@@ -182,13 +182,13 @@ class Readers(unittest.TestCase):
             threads.add(served.thread)
             self.sender.sendto(end, sock.getsockname())
             while len(served):
-                pass  # the other thread closes it at once
+                pass  # the other thread closes the socket at once
         self.assertEqual(len(threads), 1)
         served._linger = 0
         served.tick(lambda: False)
         self.wait_for_end(served)
 
-    def test_one_that_was_handed_over_is_served_by_the_other_thread(self):
+    def test_a_reader_that_was_handed_over_is_served_by_the_other_thread(self):
         for served in self.each_poll():
             successor, by = RTPThread(), []
             (sock, got, take, _), (stays, _, take_other, _) = self.reader(b"end"), self.reader(b"")
@@ -209,7 +209,7 @@ class Readers(unittest.TestCase):
             self.assertEqual((got, by[-1]), ([b"1", b"end"], second))
             self.assertLessEqual(set(by), {first, second})
 
-    def test_one_that_can_not_be_handed_over_stays(self):
+    def test_a_reader_that_can_not_be_handed_over_stays(self):
         for served in self.each_poll():
             sock, got, take, _ = self.reader(b"end")
             served.read(Reader(sock, take))
@@ -222,7 +222,7 @@ class Readers(unittest.TestCase):
                 self.wait_for_end(served)
             self.assertEqual(got, [b"1", b"2", b"end"])
 
-    def test_where_many_are_behind_two_packets_are_taken_at_a_time(self):
+    def test_if_many_calls_are_behind_two_packets_are_taken_at_a_time(self):
         for served in self.each_poll():
             order, readers = [], [self.reader(b"end") for _ in range(GATHER_CALLS + 1)]
             for number, (sock, _, take, _) in enumerate(readers):
@@ -233,7 +233,7 @@ class Readers(unittest.TestCase):
                     order.append(number)
                     return take(view, now)
 
-                with mock.patch.object(served, "_start"):  # until all are there
+                with mock.patch.object(served, "_start"):  # until all have been added
                     served.read(Reader(sock, noting))
             served.thread = threading.current_thread()
             served.run()
@@ -241,7 +241,7 @@ class Readers(unittest.TestCase):
                 self.assertEqual(got, [b"1", b"2", b"end"])
             self.assertEqual(order[0], order[1])
 
-    def test_one_that_can_not_be_watched_raises_and_ends_no_thread(self):
+    def test_a_socket_that_can_not_be_watched_raises_and_ends_no_thread(self):
         for served in self.each_poll():
             (sock, _, take, _), bad = self.reader(b"end"), self.open()
             served.read(Reader(sock, take))
@@ -254,7 +254,7 @@ class Readers(unittest.TestCase):
             self.sender.sendto(b"end", sock.getsockname())
             self.wait_for_end(served)
 
-    def test_no_thread_raises_and_leaves_nothing(self):
+    def test_if_no_thread_can_start_it_raises_and_keeps_nothing(self):
         served, sock = RTPThread(), self.open()
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
             for give in (lambda: served.read(Reader(sock, print)), lambda: served.tick(print)):

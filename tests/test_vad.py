@@ -1,4 +1,4 @@
-"""Voice: told from noise by level, and cut into utterances."""
+"""Voice: distinguished from noise by its level, and cut into utterances."""
 
 import io
 import random
@@ -12,7 +12,7 @@ TWICE = 16  # in levels: 6 dB
 
 
 class Line:
-    """Makes levels, the same ones in every run."""
+    """Generates levels, the same in every run."""
 
     def __init__(self):
         self.random = random.Random(7)
@@ -21,7 +21,7 @@ class Line:
         return [self.random.gauss(level, spread) for _ in range(int(seconds * SECOND))]
 
     def speech(self, seconds, level, floor=30):
-        """Syllables of 180 ms and the gaps of 60 ms between them, where the noise is heard."""
+        """Syllables of 180 ms, with noise in gaps of 60 ms between them."""
         shape = [-1.5, -0.4, 0, 0.3, 0.4, 0.2, -0.2, -0.6, -1.5, -9, -9, -9]
         levels = [level + TWICE * shape[i % 12] + self.random.gauss(0, 5)
                   for i in range(int(seconds * SECOND))]
@@ -33,10 +33,10 @@ class Detector(unittest.TestCase):
         self.detector, self.line = VoiceDetector(), Line()
 
     def hear(self, levels):
-        """Return the share of the frames that are voice."""
+        """Return the share of frames that are voice."""
         return sum(map(self.detector.feed, levels)) / len(levels)
 
-    def test_a_word_is_heard_from_the_first_frame(self):
+    def test_a_word_is_voice_from_the_first_frame(self):
         for word in ([75, 100, 110, 110], [16, 95, 110, 110], [0, 60, 110, 110], [90, 115, 115]):
             detector = VoiceDetector()
             self.assertTrue([detector.feed(level) for level in word][-1], word)
@@ -62,19 +62,19 @@ class Detector(unittest.TestCase):
         self.hear(self.line.noise(0.3, 115))
         self.assertEqual(self.hear(self.line.noise(10, 115)), 0)
 
-    def test_speech_is_told_from_noise_10_db_below(self):
+    def test_speech_is_distinguished_from_noise_10_db_below(self):
         self.hear(self.line.noise(2, 80))
         for _ in range(5):
             self.assertGreater(self.hear(self.line.speech(1.2, 110, 80)), 0.9)
             self.assertLess(self.hear(self.line.noise(1.5, 80)), 0.1)  # the hangover
 
-    def test_a_quiet_caller_is_heard_on_a_clean_line(self):
+    def test_a_quiet_caller_is_voice_on_a_clean_line(self):
         self.hear([16] * SECOND)
         self.hear(self.line.speech(1, 75, 16))
         self.hear([16] * SECOND)
         self.assertGreater(self.hear(self.line.speech(1, 75, 16)), 0.8)
 
-    def test_what_is_very_faint_is_no_voice_on_the_cleanest_line(self):
+    def test_very_faint_audio_is_no_voice_on_the_cleanest_line(self):
         self.hear([17] * SECOND * 5)
         self.assertEqual(self.hear(self.line.speech(5, 35, 17)), 0)
         self.assertFalse(self.detector.is_loud(45))
@@ -90,7 +90,7 @@ class Detector(unittest.TestCase):
         self.hear(self.line.noise(6, 90, 7))
         self.assertLess(self.hear(self.line.noise(20, 90, 7)), 0.02)
 
-    def test_noise_that_falls_uncovers_a_quiet_caller(self):
+    def test_after_the_noise_falls_a_quiet_caller_is_voice(self):
         self.hear(self.line.noise(5, 90))
         self.assertLess(self.hear(self.line.speech(0.1, 80, 90)), 0.1)
         self.hear(self.line.noise(2, 50))
@@ -103,7 +103,7 @@ class Detector(unittest.TestCase):
         self.assertGreater(first, 0.9)
         self.assertGreater(self.hear(self.line.speech(5, 105, 60)), 0.9)
 
-    def test_silence_between_talk_does_not_make_the_noise_voice(self):
+    def test_silence_between_words_does_not_make_the_noise_voice(self):
         for silence in (0, 16):  # mu-law and A-law
             self.setUp()
             self.hear(self.line.noise(3, 75))
@@ -126,7 +126,7 @@ class Detector(unittest.TestCase):
         self.assertEqual(self.hear([60, 70, 60, 60]), 0)
         self.assertEqual(self.hear([70, 70, 70, 70]), 0.75)
 
-    def test_loud_is_what_is_above_the_noise_from_the_first_frame(self):
+    def test_frames_above_the_noise_are_loud_from_the_first_one(self):
         self.assertTrue(self.detector.is_loud(110))
         self.assertFalse(self.detector.is_loud(50))
         self.hear(self.line.noise(5, 60))
@@ -148,7 +148,7 @@ class Cutter(unittest.TestCase):
         self.cutter, self.number = UtteranceCutter(), 0
 
     def feed(self, *parts):
-        """Feed (voiced, frames) of numbered frames; return the utterances."""
+        """Feed numbered frames, given as (voiced, count); return the utterances."""
         cut = []
         for voiced, count in parts:
             for _ in range(count):
@@ -157,7 +157,7 @@ class Cutter(unittest.TestCase):
         return [utterance for utterance in cut if utterance]
 
     def frames(self, utterance):
-        """Return the numbers of its frames."""
+        """Return the numbers of the frames of an utterance."""
         self.assertEqual(len(utterance.pcm) % 320, 0)
         return [int.from_bytes(utterance.pcm[i:i + 2], "big")
                 for i in range(0, len(utterance.pcm), 320)]
@@ -167,7 +167,7 @@ class Cutter(unittest.TestCase):
         self.assertEqual(self.frames(said), list(range(50 - 12, 70 + 10)))
         self.assertEqual((said.start, said.end, said.rate), (0.76, 1.6, 8000))
 
-    def test_it_comes_when_silence_has_lasted_640_ms(self):
+    def test_an_utterance_ends_after_640_ms_of_silence(self):
         self.assertEqual(self.feed((False, 50), (True, 20), (False, 31)), [])
         self.assertEqual(len(self.feed((False, 1))), 1)
         self.assertEqual(self.feed((False, 1000)), [])
@@ -184,7 +184,7 @@ class Cutter(unittest.TestCase):
         self.assertEqual(self.feed((False, 50), (True, 7), (False, 100)), [])
         self.assertEqual(len(self.feed((True, 8), (False, 100))), 1)
 
-    def test_a_click_that_came_to_nothing_is_before_the_next_voice(self):
+    def test_a_click_is_part_of_the_time_before_the_next_voice(self):
         self.cutter = UtteranceCutter(before=800)
         said, = self.feed((False, 50), (True, 2), (False, 34), (True, 20), (False, 50))
         self.assertEqual(self.frames(said)[0], 86 - 40)
@@ -195,7 +195,7 @@ class Cutter(unittest.TestCase):
         self.assertEqual(self.frames(first)[-1], 69 + 20)
         self.assertEqual(self.frames(second)[0], 69 + 21)
 
-    def test_a_long_one_is_cut_and_goes_on_without_a_gap(self):
+    def test_a_long_utterance_is_cut_without_a_gap(self):
         self.cutter = UtteranceCutter(longest=2000)
         cut = self.feed((False, 12), (True, 250), (False, 50))
         self.assertEqual([len(self.frames(each)) for each in cut], [100, 100, 72])
@@ -208,7 +208,7 @@ class Cutter(unittest.TestCase):
         self.assertEqual((said.start, said.end), (0.76, 1.46))
         self.assertIsNone(self.cutter.finish())
 
-    def test_a_call_that_ends_in_silence_has_no_more(self):
+    def test_a_call_that_ends_in_silence_has_no_further_utterance(self):
         for parts in ([], [(False, 50)], [(False, 50), (True, 3)]):
             self.setUp()
             self.feed(*parts)
