@@ -1,4 +1,4 @@
-"""The bots of the interop tests: the number that is called says what one does."""
+"""The bots of the interop tests: the called number chooses one."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ def blocks(call):
 
 
 def eats(call):
-    """Compute, and let nobody else, for as long as the call is up."""
+    """Compute during the whole call, and hold the interpreter lock."""
     call.answer()
     while not call.ended:
         sum(range(10000))
@@ -32,7 +32,7 @@ def echo_wide(call):
 
 
 def transfers(call):
-    """Hand the caller over to the echo of this server."""
+    """Transfer the caller to the echo of this server."""
     call.answer()
     uri = re.search("sip:[^>;]+", call.headers["To"]).group()
     try:

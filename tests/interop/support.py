@@ -19,12 +19,12 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 SERVER_IP, SIPP_IP, RELAY_IP = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
             "espeak-ng": "espeak-ng", "linphonec": "linphone-cli",
-            "kamailio": "kamailio"}  # of Debian
-# where not only root finds a daemon
+            "kamailio": "kamailio"}  # program: its Debian package
+# where users other than root find a daemon, too
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-PATIENCE = 30  # seconds for what takes none: a busy machine may stand still for some
-ABORTED = -6  # exit code of SIPp where a 200 comes again after the end of its transaction
-RUNS = 3  # in one of so many nobody is held up
+PATIENCE = 30  # seconds for steps that take none: a busy machine may pause for some
+ABORTED = -6  # exit code of SIPp if a 200 is repeated after the end of its transaction
+RUNS = 3  # attempts, of which one must run without a pause of the machine
 LISTENING = re.compile(r"listening on UDP and TCP [\d.]+:(\d+)")
 BEGAN = re.compile(r"call from '(.*)' to '.*' began")
 ENDED = re.compile(r"call from '(.*)' to '.*' ended after [\d.]+ s: (.*); "
@@ -46,18 +46,18 @@ class InteropCase(unittest.TestCase):
             if shutil.which(tool, path=PATH) is None:
                 message = f"{tool} is not installed (Debian: {PACKAGES[tool]})"
                 if os.environ.get("CI") == "true":
-                    raise AssertionError(message)  # a CI that lost a tool must not stay green
+                    raise AssertionError(message)  # CI must fail if a tool is missing
                 raise unittest.SkipTest(message)
 
     def enter(self, context):
-        """Return what a context gives, which is left when the test ends."""
+        """Enter a context until the test ends; return its value."""
         value = context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
         return value
 
 
 def wait_until(condition, seconds=PATIENCE):
-    """Poll condition() until it holds; return whether it did within so many seconds."""
+    """Poll condition() until it holds; return whether it did within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -80,7 +80,7 @@ def undisturbed(run):
 
 
 class Background:
-    """Runs `_run` in a thread while its `with` lasts: until `_stopping`, then comes `_close`."""
+    """Runs `_run` in a thread while its `with` lasts: until `_stopping`; then calls `_close`."""
 
     def __init__(self):
         self._stopping = threading.Event()
@@ -97,7 +97,7 @@ class Background:
 
 
 def end(process, seconds=PATIENCE):
-    """Send SIGTERM to a process of ours and return its exit code; it is killed if it stays."""
+    """Send SIGTERM to a process of ours and return its exit code; kill it if it stays."""
     process.terminate()
     try:
         return process.wait(seconds)
@@ -110,7 +110,7 @@ def end(process, seconds=PATIENCE):
 
 
 class Ended(NamedTuple):
-    """What the server logs when a call has ended."""
+    """What the server logs at the end of a call."""
 
     caller: str
     why: str
@@ -119,7 +119,7 @@ class Ended(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a process holds."""
+    """The threads and open files of a process."""
 
     threads: int
     files: int
@@ -175,19 +175,19 @@ class Server:
         return Usage(len(os.listdir(f"{proc}/task")), len(os.listdir(f"{proc}/fd")))
 
     def is_idle_again(self):
-        """Say whether the server comes back to the threads and files it started with."""
+        """Return whether the server gets back to the threads and files it started with."""
         return wait_until(lambda: self.usage() == self.idle)
 
 
 class SIPp:
-    """A run of SIPp with one of our scenarios, begun at once. Ended at the latest by `with`.
+    """A run of SIPp with one of our scenarios, begun at once. `with` ends it at the latest.
 
     target: (ip, port). Its files lie in path, which is its working directory.
     """
 
     def __init__(self, path, scenario, target, calls=1, rate=10, options=(), seconds=60):
         self._path, self._scenario, self._seconds = path, scenario, seconds
-        # SIPp looks for audio beside the scenario, and writes its results there
+        # SIPp reads audio from the scenario's folder and writes its results there
         shutil.copy(os.path.join(HERE, "scenarios", f"{scenario}.xml"), path)
         with open(os.path.join(path, "voice.pcma"), "wb") as voice:
             voice.write(bytes(range(200)) * 32)  # 0.8 s of A-law: silent again before the BYE
@@ -226,7 +226,7 @@ class SIPp:
         return {key: int(value) for key, value in list(zip(rows[0], rows[-1]))[2:] if key}
 
     def retransmissions(self):
-        """Return {message: how often it was sent or received once more}, without zeros."""
+        """Return {message: how often it was repeated}, without zeros."""
         return {key: count for key, count in self.counts().items()
                 if count and key.endswith("_Retrans")}
 
@@ -237,7 +237,7 @@ class SIPp:
                     for row in csv.reader(file, delimiter="\t")]
 
     def errors(self):
-        """Return what SIPp says of the calls that failed, "" for none."""
+        """Return what SIPp says about failed calls, "" if there are none."""
         path = os.path.join(self._path, "errors.log")
         if not os.path.exists(path):
             return ""

@@ -1,4 +1,4 @@
-"""Real callers are asked for a password: SIPp and baresip by MD5, linphone by the best it can."""
+"""Real callers must give a password: SIPp and baresip by MD5, linphone by SHA-256 if it can."""
 
 import os
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ def asking_server(path, **settings):
 
 
 class Scenario(InteropCase):
-    """SIPp 3.6 knows MD5 only, and gives up where SHA-256 is asked for first."""
+    """SIPp 3.6 supports only MD5, and gives up if the server asks for SHA-256 first."""
 
     tools = ("sipp",)
 
@@ -52,12 +52,12 @@ class Scenario(InteropCase):
 
 
 class Baresip(InteropCase):
-    """baresip 1.0 knows MD5 only, and gives up where SHA-256 is asked for at all."""
+    """baresip 1.0 supports only MD5, and gives up if the server asks for SHA-256 at all."""
 
     tools = ("baresip", "espeak-ng", "sox")
 
     def call(self, password, line):
-        """Let it call with a password until the server's log has a line; return the Server."""
+        """Call with a password until the server's log has a line; return the Server."""
         with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
             speak(path, RATE)
             process = dial(path, f"sip:echo@{SERVER_IP}:{server.port}", "PCMA/8000/1",
@@ -77,7 +77,7 @@ class Baresip(InteropCase):
 
 
 class Linphone(InteropCase):
-    """linphone 5.1 chooses among both algorithms, or takes SHA-256 alone."""
+    """linphone 5.1 chooses between both algorithms, or takes SHA-256 alone."""
 
     tools = ("linphonec", "espeak-ng", "sox")
 

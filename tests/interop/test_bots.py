@@ -1,4 +1,4 @@
-"""Bots that misbehave: the server answers all the same, and other calls hear nothing of it."""
+"""Bots that misbehave: the server still answers, and other calls do not suffer."""
 
 import socket
 import time
@@ -8,7 +8,7 @@ from sip_message import SIPMessage
 from tests.interop.support import PATIENCE, SERVER_IP, InteropCase, Server, undisturbed, wait_until
 from tests.interop.test_trunk import SIGNALLING, Media, TrunkCall
 
-PROMPT = 0.2  # seconds until OPTIONS are answered
+PROMPT = 0.2  # seconds in which the server must answer OPTIONS
 
 
 class Misbehaving(InteropCase):
@@ -26,7 +26,7 @@ class Misbehaving(InteropCase):
         return call
 
     def invite(self, name):
-        """Call a bot that does not answer; return the first reply behind the 100."""
+        """Call a bot that does not answer; return the first reply after the 100."""
         call = self.call(name)
         call.send("INVITE", call.sdp())
         self.assertEqual(SIPMessage(call.sock.recv(65535)).status, 100)
@@ -59,7 +59,7 @@ class Misbehaving(InteropCase):
             time.sleep(0.05)
         with self.media.lock:
             call.stream.target = None
-        # our own packets among its silence; the last ones are still under way
+        # our own packets among its silence; the last ones are still on the way
         sent = len(call.stream.sent)
         wait_until(lambda: self.echoed(call) == sent, 2)
         signs = [f"{self.echoed(call)} of {sent} packets came back"] * (self.echoed(call) != sent)
@@ -69,14 +69,14 @@ class Misbehaving(InteropCase):
     def echoed(self, call):
         return sum(number == call.number for _, _, number, _ in list(call.stream.heard))
 
-    def test_one_that_raises_and_one_that_returns_refuse_the_call(self):
+    def test_bots_that_raise_or_return_reject_the_call(self):
         for name, status in (("raise", 500), ("return", 480)):
             refused = SIPMessage(self.invite(name).sock.recv(65535))
             self.assertEqual((refused.status, refused.reason != ""), (status, True))
         self.assertIn("ZeroDivisionError: as the test wants it", self.server.log())
         self.assertEqual(len(self.server.began()), 0)
 
-    def test_those_that_block_and_never_answer_harm_nobody(self):
+    def test_bots_that_block_or_never_answer_harm_no_other_call(self):
         blocked = self.call("block")
         blocked.request("INVITE", blocked.sdp())
         waiting = self.invite("never")
@@ -86,7 +86,7 @@ class Misbehaving(InteropCase):
         self.assertEqual({SIPMessage(waiting.sock.recv(65535)).status for _ in "12"}, {200, 487})
         self.assertTrue(wait_until(lambda: len(self.server.ended()) == 3))
 
-    def test_two_that_compute_harm_nobody(self):
+    def test_two_bots_that_compute_harm_no_other_call(self):
         eaters = [self.call("eat") for _ in "12"]
         for call in eaters:
             call.request("INVITE", call.sdp())

@@ -18,9 +18,9 @@ import unittest
 from tests.interop.support import PATIENCE, ROOT, InteropCase
 from tests.test_main import Caller
 
-PYTHON = "/usr/bin/python3"  # one that every user may read
+PYTHON = "/usr/bin/python3"  # every user may read this one
 LISTENING = re.compile(r"listening on UDP and TCP 0\.0\.0\.0:(\d+)")
-# remounted in a namespace of its own: nobody else sees it
+# remounted in a namespace of its own, so that no other process sees it
 READ_ONLY = ('mount -o remount,bind,ro / && cd "$1" && shift && exec setpriv --reuid "$1" '
              '--regid "$2" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs -- '
              '"${@:3}"')
@@ -40,7 +40,7 @@ class Container(InteropCase):
         self.command = json.loads(re.search(r"^ENTRYPOINT (.*)$", dockerfile, re.M).group(1))
         for line in ("COPY *.py ./", "COPY siprtp siprtp/", "COPY examples examples/"):
             self.assertIn(line, dockerfile)
-        self.app = tempfile.mkdtemp(dir="/")  # of the root's file system, as in an image
+        self.app = tempfile.mkdtemp(dir="/")  # on the root file system, as in an image
         self.addCleanup(shutil.rmtree, self.app)
         os.chmod(self.app, 0o755)
         for path in glob.glob(os.path.join(ROOT, "*.py")):
@@ -62,7 +62,7 @@ class Container(InteropCase):
 
     def serve(self, **environ):
         """Start the server of the image; return (process, its SIP port)."""
-        # the image's own RTP ports may be in use here
+        # the RTP ports of the image may be in use on this machine
         server = self.start(*self.command[1:], SIP_PORT="0", RTP_PORT_START="30000",
                             RTP_PORT_END="30198", **environ)
         self.addCleanup(server.stdout.close)

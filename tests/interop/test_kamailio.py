@@ -1,4 +1,4 @@
-"""Calls by way of Kamailio, a proxy that record-routes: what follows goes by the route set.
+"""Calls through Kamailio, a proxy that record-routes: later requests follow the route set.
 
 The proxy refuses what belongs to a dialog and has no Route, so each call that ends as it should
 says that the 200 told the route set and that both sides sent by it.
@@ -25,10 +25,10 @@ from tests.interop.support import (
     wait_until,
 )
 
-PROXY_IP = "127.0.0.4"  # scenarios/proxied_bye.xml knows it too
+PROXY_IP = "127.0.0.4"  # also in scenarios/proxied_bye.xml
 CALLS, RATE = 5, 20
-STOP_SECONDS = 2.0  # how long a server that stops waits for the answers to its BYEs
-PACKETS = 40  # the audio SIPp plays in a call
+STOP_SECONDS = 2.0  # how long a stopping server waits for the responses to its BYEs
+PACKETS = 40  # packets of audio that SIPp plays in a call
 SIPP_TRANSPORT = {"udp": "u1", "tcp": "t1"}
 LOGGED = re.compile(r"^ *\d+\(\d+\) [A-Z]+: .*", re.MULTILINE)
 # debug=0: warnings and worse are logged. tm is first because sl looks for it.
@@ -81,7 +81,7 @@ request_route {{
 
 
 class Kamailio:
-    """A proxy before a server, with a transport ("udp", "tcp") towards either side.
+    """A proxy in front of a server, with a transport ("udp", "tcp") towards either side.
 
     It listens on no other, so nothing can take the wrong one and get there all the same.
     """
@@ -105,7 +105,7 @@ class Kamailio:
         if not wait_until(self._answers):
             self.end()
             raise AssertionError(f"Kamailio did not start: {self._text()}")
-        self._before = len(self.complaints())  # another release may dislike our configuration
+        self._before = len(self.complaints())  # other releases may dislike our configuration
 
     def __enter__(self):
         return self
@@ -114,9 +114,9 @@ class Kamailio:
         self.end()
 
     def end(self):
-        """End it, and with it its connections with the server; return its exit code."""
+        """Stop it, which closes its connections with the server; return its exit code."""
         code = end(self._process)
-        if code != 0:  # its children have not been told
+        if code != 0:  # its children did not get the signal
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -124,7 +124,7 @@ class Kamailio:
         return code
 
     def complaints(self):
-        """Return what it has logged since it started, all of which are warnings or worse."""
+        """Return the lines it has logged since it started, all warnings or worse."""
         return LOGGED.findall(self._text())[self._before:]
 
     def _text(self):
@@ -132,7 +132,7 @@ class Kamailio:
             return log.read()
 
     def _answers(self):
-        """Say whether it answers, over TCP if it can: its processes for that start last."""
+        """Return whether it answers, over TCP if it can: its processes for that start last."""
         with socket.socket(socket.AF_INET, self._probe) as sock:
             sock.settimeout(1)
             try:
@@ -169,18 +169,18 @@ class Proxied(InteropCase):
     tools = ("kamailio", "sipp")
 
     def run_scenario(self, scenario, caller, called, stop=False):
-        """Run it by way of the proxy; stop the server while calls are up, if asked to.
+        """Run it through the proxy; stop the server during the calls, if asked to.
 
         Return what the server says of the calls, and what may come of a machine that stood still.
         """
-        # SIPp of itself takes port 5060 for TCP, where some daemon may be
+        # by default SIPp takes TCP port 5060, which another daemon may use
         options = ["-t", SIPP_TRANSPORT[caller], "-p", str(free_port(SIPP_IP))]
         with TemporaryDirectory() as path, Server(path) as server:
             with Kamailio(path, server.port, caller, called) as proxy, \
                     SIPp(path, scenario, proxy.address, CALLS, RATE, options, 20) as sipp:
                 seconds = self.stop(server) if stop else 0
                 code = sipp.wait()
-                if code == ABORTED:  # where its ACK was late
+                if code == ABORTED:  # its ACK was late
                     return [], {"SIPp": code}
                 self.assertEqual(code, 0, sipp.errors())
                 signs = sipp.retransmissions()
@@ -194,7 +194,7 @@ class Proxied(InteropCase):
             self.assertEqual(server.complaints(), [])
             log = server.log()
             self.assertEqual(log.count(f"began: SIP/{called.upper()} {PROXY_IP}:"), CALLS)
-            # the BYEs take the proxy's connection, or none where it has UDP
+            # the BYEs use the proxy's connection, or none over UDP
             self.assertNotIn(": opening", log)
             return server.ended(), signs
 
@@ -208,7 +208,7 @@ class Proxied(InteropCase):
     def assert_held_and_resumed(self, caller, called):
         def run():
             ended, signs = self.run_scenario("proxied_hold", caller, called)
-            # SIPp hangs up in time, though it may not have sent all of them yet
+            # SIPp hangs up in time, though it may not have started all calls yet
             return ended, signs or [call for call in ended if call[2:] != (PACKETS, PACKETS)]
 
         ended = undisturbed(run)
@@ -224,7 +224,7 @@ class Proxied(InteropCase):
     def test_calls_over_tcp_are_held_and_resumed(self):
         self.assert_held_and_resumed("tcp", "tcp")
 
-    def test_calls_that_come_to_the_proxy_over_tcp_and_go_on_over_udp_are_too(self):
+    def test_calls_over_tcp_to_the_proxy_and_udp_to_the_server_are_too(self):
         self.assert_held_and_resumed("tcp", "udp")
 
     def test_server_hangs_up_over_udp(self):
@@ -233,5 +233,5 @@ class Proxied(InteropCase):
     def test_server_hangs_up_over_tcp(self):
         self.assert_hung_up("tcp", "tcp")
 
-    def test_server_hangs_up_over_udp_where_the_caller_has_tcp(self):
+    def test_server_hangs_up_over_udp_if_the_caller_uses_tcp(self):
         self.assert_hung_up("tcp", "udp")

@@ -1,4 +1,4 @@
-"""500 calls at 50 a second with RTP, and meanwhile one caller that looks at what comes back."""
+"""500 calls at 50 a second with RTP, and a caller that checks its echo meanwhile."""
 
 import socket
 import struct
@@ -14,7 +14,7 @@ SSRC = 0x1234ABCD
 
 
 class Caller:
-    """A SIP caller of a few lines that compares RTP byte by byte; SIPp can't."""
+    """A small SIP caller that compares RTP byte by byte; SIPp can't."""
 
     def __init__(self, target):
         self._target, self._to_tag = target, ""
@@ -69,7 +69,7 @@ class Caller:
 
 
 class FiveHundredCalls(InteropCase):
-    """What SIPp, the server's log and /proc say of one run that all the tests share."""
+    """The results of SIPp, the server's log and /proc for one run, which all tests share."""
 
     tools = ("sipp",)
     payloads = [bytes((number + at) % 256 for at in range(FRAME)) for number in range(100)]
@@ -80,14 +80,14 @@ class FiveHundredCalls(InteropCase):
         for _ in range(RUNS):
             cls.run_calls()
             if not cls.retransmissions:
-                break  # else the machine may have stood still
+                break  # otherwise the machine may have paused
 
     @classmethod
     def run_calls(cls):
         with TemporaryDirectory() as path, Server(path) as server:
             target = SERVER_IP, server.port
             with SIPp(path, "call", target, CALLS, RATE) as sipp, Caller(target) as caller:
-                wait_until(lambda: len(server.ended()) > RATE)  # and as many begin meanwhile
+                wait_until(lambda: len(server.ended()) > RATE)  # and as many start meanwhile
                 cls.busy = server.usage()
                 cls.echoes = [(HEADER.unpack_from(data), data[HEADER.size:])
                               for data in caller.talk(cls.payloads)]

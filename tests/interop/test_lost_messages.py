@@ -1,4 +1,4 @@
-"""Calls of which messages get lost: every ACK of some, one message in five of others.
+"""Calls that lose messages: some lose every ACK, others one message in five.
 
 Both take long because of RFC 3261's timers, so they run at the same time.
 """
@@ -22,14 +22,14 @@ from tests.interop.support import (
 CALLS, RATE = 100, 10
 UNACKED_CALLS = 3
 LOST = 0.2
-RESENT = (0.5, 1, 2, 4, 4, 4, 4, 4, 4, 4)  # seconds after the 200 before
+RESENT = (0.5, 1, 2, 4, 4, 4, 4, 4, 4, 4)  # seconds after the previous 200
 GIVEN_UP = 32.0  # 64*T1, RFC 3261 13.3.1.4
-OFF = 3.0  # seconds by which a machine that stands still may be; unit tests know each exactly
+OFF = 3.0  # seconds of tolerance for a busy machine; unit tests check the exact times
 MESSAGE = re.compile(rb"(?:SIP/2\.0 )?(\S+).*?\r\nCall-ID: (.*?)\r\nCSeq: (.*?)\r\n", re.DOTALL)
 
 
 class Relay(Background):
-    """A way from SIPp to the server and back on which messages get lost.
+    """A path from SIPp to the server and back that loses messages.
 
     SIPp's own -lost draws its numbers from the clock, and a call it gives up then is nobody's
     fault. Here a message and how often it was sent before decide whether it arrives, so that the
@@ -80,7 +80,7 @@ class LostMessages(InteropCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # from the server's own address: a stranger is not sent so much without an ACK
+        # from the server's own address, as an unverified peer is sent less without an ACK
         with TemporaryDirectory() as path, Server(path, BIND_IP=SIPP_IP) as server, \
                 SIPp(path, "no_ack", (SIPP_IP, server.port), UNACKED_CALLS) as sipp:
             cls.run_lossy()
@@ -119,13 +119,13 @@ class LostMessages(InteropCase):
     def test_lossy_calls_leave_no_thread_and_no_socket(self):
         self.assertTrue(self.idle_again)
 
-    def test_lossy_calls_are_no_reason_to_complain(self):
+    def test_lossy_calls_log_no_warning(self):
         self.assertEqual(self.complaints, [])
 
     def test_unacknowledged_200_is_repeated_until_given_up(self):
         for times in self.times_of("SIP/2.0 200 OK"):
-            # the tenth is due half a second before the end: too late, it is not sent; nor is
-            # the ninth where the machine stood still for longer
+            # the tenth is due half a second before the end, so it is not sent; after a longer
+            # pause of the machine, neither is the ninth
             self.assertIn(len(times) - 1, range(len(RESENT) - 2, len(RESENT) + 1))
             for before, after, expected in zip(times, times[1:], RESENT):
                 self.assert_about(after - before, expected)
@@ -140,7 +140,7 @@ class LostMessages(InteropCase):
         self.assertTrue(self.unacked_idle)
 
     def times_of(self, start):
-        """Return for each call when such messages came, in seconds from its first 200."""
+        """Return for each call when these messages arrived, in seconds after its first 200."""
         calls = {}
         for seconds, direction, call_id, _, line in self.unacked_messages:
             if direction == "R" and not line.startswith("SIP/2.0 100"):

@@ -8,12 +8,12 @@ CALLS = 20
 
 
 class Scenarios(InteropCase):
-    """Each test runs one scenario in which SIPp fails a call that is not answered as it should."""
+    """Each test runs one scenario in which SIPp fails a call with a wrong response."""
 
     tools = ("sipp",)
 
     def run_scenario(self, scenario, calls, options=()):
-        """Run it against a server of its own; return what the server says of the calls."""
+        """Run it against a server of its own; return what the server logs about the calls."""
         ended = undisturbed(lambda: self.run_once(scenario, options))
         self.assertEqual([call.why for call in ended], ["the caller hung up"] * calls)
         return ended
@@ -38,7 +38,7 @@ class Scenarios(InteropCase):
                 self.assertGreater(call.packets_in, 0)
                 self.assertEqual(call.packets_out, call.packets_in)
 
-    def test_calls_over_a_tcp_connection_each_are_too(self):
+    def test_calls_over_a_tcp_connection_each_are_like_those_over_udp(self):
         self.run_scenario("call", CALLS, ["-t", "tn", "-max_socket", "100"])
 
     def test_hold_and_resume_are_answered_recvonly_and_sendrecv(self):

@@ -13,9 +13,9 @@ from tests.interop.support import PATIENCE, RUNS, SERVER_IP, InteropCase, Server
 WORDS = "The quick brown fox jumps over the lazy dog."
 RATE = 8000  # Hz
 PIECE = RATE // 4  # samples that are looked for at once: a quarter of a second
-STRIDE = 8  # of those one in so many is compared
-FIRST_LAG, LAST_LAG = -RATE // 5, RATE // 2  # samples; below 0 where the recording starts late
-CLEAR = 0.8  # of the pieces: a packet that comes too late on a busy machine spoils its piece
+STRIDE = 8  # only every eighth sample is compared
+FIRST_LAG, LAST_LAG = -RATE // 5, RATE // 2  # samples; negative if the recording starts late
+CLEAR = 0.8  # share of the pieces: on a busy machine a late packet spoils its piece
 LOUD = 300  # mean amplitude of a piece worth looking for
 BARESIP_CONFIG = """
 sip_listen {ip}:0
@@ -32,7 +32,7 @@ audio_source aufile,{path}/speech.wav
 audio_player aubridge,nowhere
 audio_alert aubridge,nowhere
 snd_path {path}
-"""  # there is no player into a file; the module sndfile records what a player gets
+"""  # no player writes to a file; the module sndfile records the input of the player
 BARESIP_ACCOUNTS = "<sip:listener@{ip}>;regint=0;audio_codecs={codec}{more}\n"
 LINPHONE_CONFIG = """
 [sip]
@@ -54,7 +54,7 @@ call sip:echo@{ip}:{port};transport={transport}
 
 
 class EchoHeard:
-    """What is true of one call from a softphone to the echo; the tests of a class look at it.
+    """One call from a softphone to the echo; each test of the class checks one thing.
 
     Where much of it was not heard the machine may have been busy, and another is made.
     """
@@ -91,14 +91,14 @@ class EchoHeard:
 
     @classmethod
     def clear(cls):
-        """Return how many pieces can be made out."""
+        """Return how many pieces can be recognized."""
         return sum(likeness > 0.9 for likeness, _ in cls.heard)
 
     def test_caller_hears_what_it_said(self):
         self.assertGreater(len(self.heard), 7)
         self.assertGreaterEqual(self.clear(), CLEAR * len(self.heard), self.heard)
 
-    def test_as_much_comes_back_as_was_said(self):
+    def test_the_echo_is_as_long_as_the_speech(self):
         self.assertTrue(self.all_came(), len(self.recording) - len(self.speech))
 
     def test_caller_ends_the_call(self):
@@ -109,7 +109,7 @@ class EchoHeard:
 
     @classmethod
     def find(cls, piece, at):
-        """Return (likeness, lag) of the part of the recording, about at, that is most alike."""
+        """Return (likeness, lag) of the most similar part of the recording, near `at`."""
         return max((likeness(piece, cls.recording[at + lag:at + lag + PIECE:STRIDE]), lag)
                    for lag in range(max(FIRST_LAG, -at), LAST_LAG))
 
@@ -142,20 +142,20 @@ class BaresipOverTCP(Baresip):
 
 
 class BaresipToABot(Baresip):
-    """The same, with a bot that says what it hears: decoded, buffered, encoded."""
+    """The same, with a bot that plays the audio back: decoded, buffered, encoded."""
 
     settings = {"BOT": "bot:echo"}
 
 
 class BaresipToABotOverG722(Baresip):
-    """The same, in G.722 and 16000 Hz all the way."""
+    """The same, in G.722 at 16000 Hz from end to end."""
 
     codec, rate = "G722/16000/1", 16000
     settings = {"BOT": "tests.interop.bots:echo_wide", "CODECS": "PCMA,G722"}
 
 
 class Transferred(InteropCase):
-    """A bot hands baresip over, which calls the target, tells so, and gets our BYE."""
+    """A bot transfers baresip, which calls the target, reports it and gets our BYE."""
 
     tools = ("baresip", "espeak-ng", "sox")
 
@@ -173,7 +173,7 @@ class Transferred(InteropCase):
 
 
 class Linphone(EchoHeard, InteropCase):
-    """It offers every codec it has, most of which the server has not."""
+    """It offers every codec it has; the server supports few of them."""
 
     tools = ("linphonec", "espeak-ng", "sox")
     transport, ports = "udp", {"udp_port": -1, "tcp_port": 0}  # 0 is none, -1 any
@@ -195,7 +195,7 @@ class Linphone(EchoHeard, InteropCase):
             process.stdin.flush()
             if not wait_until(server.ended):
                 raise AssertionError("linphonec did not hang up")
-            process.wait(PATIENCE)  # it completes the recording
+            process.wait(PATIENCE)  # it finishes the recording
         finally:
             end(process)
 
@@ -211,7 +211,7 @@ class LinphoneOverTCP(Linphone):
 
 
 def dial(path, uri, codec, more=""):
-    """Start baresip, which calls a URI, plays speech.wav and hangs up; more: of its account."""
+    """Start baresip, which calls a URI, plays speech.wav and hangs up; more: account parameters."""
     for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
         with open(os.path.join(path, name), "w") as file:
             file.write(text.format(ip=SERVER_IP, path=path, codec=codec, more=more))
@@ -219,14 +219,14 @@ def dial(path, uri, codec, more=""):
 
 
 def start(path, command):
-    """Start a softphone at home in path."""
+    """Start a softphone with path as its home directory."""
     with open(os.path.join(path, "screen.txt"), "wb") as screen:
         return subprocess.Popen(command, cwd=path, env=dict(os.environ, HOME=path), stdout=screen,
                                 stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def speak(path, rate):
-    """Write speech.wav, with a second of silence behind the words."""
+    """Write speech.wav, with a second of silence after the words."""
     for command in (["espeak-ng", "-w", "words.wav", WORDS],
                     ["sox", "words.wav", "-r", str(rate), "-c", "1", "-b", "16", "speech.wav",
                      "pad", "0", "1"]):
@@ -245,6 +245,6 @@ def read(path):
 
 
 def likeness(said, heard):
-    """Return the correlation of two stretches of sound: 1 where they differ in volume alone."""
+    """Return the correlation of two pieces of audio: 1 if they differ only in volume."""
     power = sum(map(mul, said, said)) * sum(map(mul, heard, heard))
     return sum(map(mul, said, heard)) / power ** 0.5 if power else 0.0

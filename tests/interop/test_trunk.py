@@ -1,4 +1,4 @@
-"""A scripted trunk that plays whole flows of a call manager, with RTP running all the while.
+"""A scripted trunk that plays whole call flows of a call manager, with RTP throughout.
 
 Signalling, media, music on hold and the party transferred to have loopback addresses of their own.
 """
@@ -23,9 +23,9 @@ from tests.interop.support import (
 
 SIGNALLING, MTP, MUSIC, OTHER = (f"127.0.0.{n}" for n in (21, 22, 23, 24))
 PERIOD = 0.02  # seconds between packets
-LATE = 0.1  # seconds that are made up for: more would be a burst no phone sends
+LATE = 0.1  # seconds to catch up at most: more would be a burst that no phone sends
 HEADER = struct.Struct("!BBHII")
-MARK = struct.Struct("!IH")  # at the start of each payload: the call and the port it is from
+MARK = struct.Struct("!IH")  # at the start of each payload: its call and its source port
 CISCO = "Session-Expires:  1800\r\nMin-SE:  1800\r\nSupported: timer,resource-priority,replaces\r\n"
 CALLS = 50
 
@@ -44,7 +44,7 @@ class Stream:
         target = self.target
         if target:
             sequence = len(self.sent)
-            ssrc = self.port << 8 | self.number  # with one for all, some are repeats
+            ssrc = self.port << 8 | self.number  # one SSRC for all would make some packets repeats
             header = HEADER.pack(0x80, 8, sequence & 0xFFFF, sequence * 160, ssrc)
             mark = MARK.pack(self.number, self.port)
             self.sock.sendto(header + mark + b"\xd5" * 154, target)
@@ -52,13 +52,13 @@ class Stream:
 
     def listen(self):
         data = self.sock.recv(2048)
-        if data[1] & 127 == 8:  # the port may be a neighbour's for RTCP
+        if data[1] & 127 == 8:  # it may be RTCP, if the port is the RTCP port of another call
             self.heard.append((time.monotonic(), HEADER.unpack_from(data)[4],
                                *MARK.unpack_from(data, HEADER.size)))
 
 
 class Media(Background):
-    """A thread that lets every stream talk each 20 ms, and listens.
+    """A thread that sends a packet of every stream each 20 ms, and receives.
 
     lock: held while they talk.
     """
@@ -93,7 +93,7 @@ class Media(Background):
 
 
 class TrunkCall:
-    """One call of the trunk's: requests one after the other, each answered within seconds."""
+    """One call of the trunk: one request after the other, each answered within seconds."""
 
     def __init__(self, test, port, number, media):
         self.test, self.server, self.number, self.media = test, (SERVER_IP, port), number, media
@@ -130,7 +130,7 @@ class TrunkCall:
         self.cseq += 1
         self.send(method, body, headers)
         reply = SIPMessage(self.sock.recv(65535))
-        # a 200 of the INVITE before comes again where a busy machine took T1 to read its ACK
+        # the previous 200 is repeated if a busy machine took T1 to read its ACK
         while reply.status < 200 or reply.cseq[0] < self.cseq:
             reply = SIPMessage(self.sock.recv(65535))
         self.test.assertEqual((reply.status, reply.header("CSeq")), (200, f"{self.cseq} {method}"))
@@ -142,7 +142,7 @@ class TrunkCall:
         return reply
 
     def talk(self, stream=None, seconds=0.3):
-        """Talk for a while from a stream, hear it come back, and nothing else."""
+        """Send from a stream for a while; receive its echo and nothing else."""
         stream = stream or self.stream
         stream.heard.clear()
         stream.target = SERVER_IP, self.rtp_port
@@ -158,7 +158,7 @@ class TrunkCall:
         offer = self.request("INVITE", headers=CISCO,
                              answer=self.sdp(music, "sendonly", port=4000))
         self.test.assertIn(b"a=sendrecv", offer.body)
-        music.target = SERVER_IP, self.rtp_port  # from a port that was never advertised
+        music.target = SERVER_IP, self.rtp_port  # from a port that is in no SDP
         self.test.assertTrue(wait_until(lambda: len(music.sent) > 10))
         self.test.assertEqual(music.heard, [])
         music.target = None
@@ -168,14 +168,14 @@ class TrunkCall:
         self.talk()
 
     def transfer(self):
-        """Another party at another address takes the call over."""
+        """Another party at another address takes over the call."""
         self.stream.target = None
         self.stream = self.media.stream(OTHER, self.number)
         self.request("INVITE", self.sdp(), CISCO)
         self.talk()
 
     def refresh(self, turns):
-        """Refresh by turns with UPDATE and re-INVITE while the audio runs, and lose none of it.
+        """Refresh with UPDATE and re-INVITE by turns, without losing any audio.
 
         Return the longest gaps, in seconds, in what was sent and in what was heard.
         """
@@ -193,7 +193,7 @@ class TrunkCall:
         with self.media.lock:
             self.stream.target = None
         sent, heard = self.stream.sent, self.stream.heard
-        wait_until(lambda: len(self.echoed()) == len(sent))  # the last ones come back
+        wait_until(lambda: len(self.echoed()) == len(sent))  # until the last packets are back
         times = self.echoed()
         self.test.assertEqual({number for _, _, number, _ in heard}, {self.number})
         self.test.assertEqual(len({ssrc for _, ssrc, _, _ in heard}), 1)
@@ -203,7 +203,7 @@ class TrunkCall:
 
     def echoed(self):
         """Return when each packet of the stream came back."""
-        # one of the stream before, still under way when the media moved, comes here as well
+        # a packet of the previous stream may arrive here, too, if it was on the way at the move
         return [at for at, _, _, port in list(self.stream.heard) if port == self.stream.port]
 
     def hang_up(self, headers="Reason: Q.850;cause=16\r\n"):
@@ -222,7 +222,7 @@ class Trunk(InteropCase):
 
     def setUp(self):
         path = self.enter(TemporaryDirectory())
-        # fifty calls that refresh as fast as they are answered are past what a source may send
+        # fifty calls that refresh as fast as possible exceed the rate limit of a peer
         self.server = self.enter(Server(path, SIP_RATE="0"))
         self.media = self.enter(Media())
 
@@ -274,10 +274,10 @@ class Trunk(InteropCase):
         self.assert_idle()
 
     def gap(self, sent, heard):
-        """Return (None, the longest gap that was heard where it is the server's)."""
-        return None, [heard] * (heard > 0.1 + sent)  # what the machine does to us is not its doing
+        """Return (None, the longest gap in the echo if the server caused it)."""
+        return None, [heard] * (heard > 0.1 + sent)  # the test's own pauses do not count
 
-    def test_fifty_such_calls_at_once_each_hear_only_themselves(self):
+    def test_fifty_such_calls_at_once_each_get_only_their_own_echo(self):
         done = []
 
         def play(number):

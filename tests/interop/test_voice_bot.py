@@ -26,7 +26,7 @@ from tests.interop.support import ROOT, RUNS, SERVER_IP, InteropCase, Server, en
 from tests.interop.test_trunk import HEADER, PERIOD, TrunkCall
 
 PYTHON = os.environ.get("POCKETSPHINX_PYTHON", sys.executable)
-COMMANDS = (  # the last reply is heard out
+COMMANDS = (  # the caller listens to the whole of the last reply
     "what time is it", "tell me a story", "what is the weather", "play some music",
     "call the operator", "what are your opening hours", "read my messages",
     "cancel my appointment", "good bye", "tell me a joke")
@@ -34,13 +34,13 @@ FRAME = 160  # bytes of A-law, 20 ms
 SILENCE = b"\xd5" * FRAME
 level = codec.A_LAW.loudness
 LOUD = 85  # level of speech: a mean amplitude of 310
-TALKED_OVER = 0.8  # seconds of a reply, until the caller speaks again
-LAGS = 100  # steps of 5 ms at which a reply is looked for
+TALKED_OVER = 0.8  # seconds of a reply before the caller interrupts it
+LAGS = 100  # steps of 5 ms at which the test looks for a reply
 SILENT = 16  # level of the silence the server sends
 
 
 class Line:
-    """The caller's end of the audio: speech or silence each 20 ms, and all that is heard.
+    """The caller's end of the audio: speech or silence each 20 ms, and all received audio.
 
     sent: [(seconds, level)] of each packet; heard: [(seconds, level, payload)]. To TrunkCall it is
     the media, and the stream of these.
@@ -69,14 +69,14 @@ class Line:
         self.sock.close()
 
     def say(self, speech):
-        """Say A-law, from its first loud frame on; return when the last of it is sent."""
+        """Send A-law from its first loud frame on; return when its last frame was sent."""
         frames = (speech[at:at + FRAME].ljust(FRAME, b"\xd5")
                   for at in range(0, len(speech), FRAME))
         self._speech.extend(itertools.dropwhile(lambda frame: level(frame) < LOUD, frames))
         wait_until(lambda: not self._speech, 10)
 
     def first_heard(self, since, seconds):
-        """Return when the first sound after a time came, None if none does for so long."""
+        """Return when the first sound after a given time arrived, or None after a timeout."""
         def found():
             return [at for at, level, _ in list(self.heard) if level > SILENT and at > since]
         wait_until(found, seconds)
@@ -159,14 +159,14 @@ class VoiceBot(InteropCase):
 
     @classmethod
     def understood(cls):
-        """Return how many commands were."""
+        """Return how many commands were understood."""
         heard = re.findall(r"heard '(.*)'", cls.log)
         blocks = difflib.SequenceMatcher(None, COMMANDS, heard).get_matching_blocks()
         return sum(block.size for block in blocks)
 
     @classmethod
     def likeness(cls):
-        """Return how much what was heard of the last reply is like it, at most 1."""
+        """Return how similar the received audio is to the last reply, at most 1."""
         began = (cls.turns[-1][2] or 0.0) - 0.1
         heard = envelope(b"".join(payload for at, _, payload in cls.line.heard if at > began))
         said = envelope(b"".join(map(speak, sentences([REPLIES[COMMANDS[-1]]]))))
@@ -185,7 +185,7 @@ class VoiceBot(InteropCase):
 
     @classmethod
     def first_audio(cls):
-        """Return the seconds until the first audio of each reply: as logged, and as heard."""
+        """Return the seconds until the first audio of each reply: as logged, and as received."""
         return ([float(n) for n in re.findall(r"first audio ([\d.]+) s after", cls.log)],
                 [reply - ended for _, ended, reply in cls.turns if reply])
 
@@ -203,7 +203,7 @@ class VoiceBot(InteropCase):
         self.assertTrue(alike(logged, waited), (logged, waited))
         self.assertLess(sorted(waited)[len(waited) // 2], 1.5, waited)
 
-    def test_nothing_is_complained_of(self):
+    def test_no_warning_is_logged(self):
         self.assertEqual(self.complaints, [])
 
 
@@ -242,12 +242,12 @@ def speak(text):
 
 
 def soon(delays):
-    """Say whether sorted delays are short; the machine may be busy in one of them."""
+    """Return whether sorted delays are short; the machine may be busy in one of them."""
     return len(delays) >= 5 and delays[-2] < 0.060 and delays[-1] < 0.100
 
 
 def alike(logged, waited):
-    # speech ends softly, and what is heard of it depends on who hears
+    # speech ends softly, so its end depends on the listener
     return len(logged) == len(waited) and all(abs(told - heard) < 0.25
                                               for told, heard in zip(logged, waited))
 
@@ -259,7 +259,7 @@ def envelope(alaw):
 
 
 def correlation(one, other):
-    """Return the correlation coefficient of two envelopes, 0 where the other is shorter."""
+    """Return the correlation coefficient of two envelopes, 0 if the other is shorter."""
     if len(other) < len(one):
         return 0.0
     one, other = ([value - sum(values) / len(values) for value in values]
