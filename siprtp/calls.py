@@ -76,7 +76,7 @@ class Calls(CallTable):
             dialog.on("hang up", why="the server could not answer it")
             if not isinstance(error, (RuntimeError, OSError)):
                 raise
-            log.warning("%s refused with 486: no thread: %s", dialog, error)
+            log.warning("%s rejected with 486: no thread: %s", dialog, error)
             raise SIPError(486, "") from None
 
     def _make_room(self, request):
@@ -86,7 +86,7 @@ class Calls(CallTable):
             if dialog.began is not None and now - dialog.began >= ROUND_TRIP:
                 log.warning("%s: ended without its ACK, other calls wait", dialog)
                 return dialog.on("no ack", why="no ACK, and other calls wait", cause=102)
-        log.info("call refused: %d of %d calls in use (MAX_CALLS or RTP ports), %d waiting for an "
+        log.info("call rejected: %d of %d calls in use (MAX_CALLS or RTP ports), %d waiting for an "
                  "ACK; Call-ID %a", len(self._ports), self._limit, len(self._unverified),
                  request.header("Call-ID", "")[:100])
         return False
@@ -112,7 +112,7 @@ class Calls(CallTable):
                 media.stop()
             if not isinstance(error, OSError):
                 raise
-            log.warning("call refused with 486: no RTP port: %s; Call-ID %a", error,
+            log.warning("call rejected with 486: no RTP port: %s; Call-ID %a", error,
                         request.header("Call-ID", "")[:100])
             # not 503: CUBE would take the whole trunk out of service for it
             raise SIPError(486, "") from None

@@ -288,7 +288,7 @@ class TCPTransport:
         of_one = accepted.count(whose)
         if (len(accepted) >= (MAX_CONNECTIONS if known else MAX_UNVERIFIED)
                 or of_one >= (MAX_PER_KNOWN if known else MAX_PER_PEER)):
-            log.warning("connection from %s refused: %d are open, %d of them from this peer",
+            log.warning("connection from %s closed: %d are open, %d of them from this peer",
                         host_port(*address), len(accepted), of_one)
             sock.close()
         else:
