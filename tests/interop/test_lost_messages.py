@@ -31,10 +31,10 @@ MESSAGE = re.compile(rb"(?:SIP/2\.0 )?(\S+).*?\r\nCall-ID: (.*?)\r\nCSeq: (.*?)\
 class Relay(Background):
     """A path from SIPp to the server and back that loses messages.
 
-    SIPp's own -lost draws its numbers from the clock, and a call it gives up then is nobody's
-    fault. Here a message and how often it was sent before decide whether it arrives, so that the
-    same ones are lost in every run however it is timed: of none more than four in a row, where
-    SIPp gives up after six INVITEs or eight BYEs, and the server after ten times a 200.
+    SIPp's own -lost takes its random numbers from the clock, so a call may fail by bad luck. The
+    relay decides by the message and how often it was sent, so every run loses the same messages,
+    whatever its timing. It never loses more than four in a row; SIPp gives up after six INVITEs or
+    eight BYEs, and the server after ten times a 200.
     """
 
     def __init__(self, target):
