@@ -17,8 +17,8 @@ import time
 from collections.abc import Generator
 from typing import Iterable, Iterator, Mapping, Optional, Tuple, Union
 
-from siprtp import bot_arguments
-from siprtp.bot_results import CallLog, Digits, Said, Statistics
+from siprtp.bots import arguments
+from siprtp.bots.results import CallLog, Digits, Said, Statistics
 from siprtp.media.conversation import Conversation
 from siprtp.media.recorder import Recorder
 from siprtp.media.resample import Resampler, resample
@@ -121,7 +121,7 @@ class Call:
         rate: Hz of all PCM from now on, 8000 or 16000, whatever the codec. Raises CallEnded if the
         caller cancels.
         """
-        bot_arguments.check_rate(rate)
+        arguments.check_rate(rate)
         if not self._answered:
             self._check(answered=False)
             self.rate, self._cutter = rate, UtteranceCutter(rate)
@@ -137,7 +137,7 @@ class Call:
 
         Raises ValueError for any other status, and for those that need headers, such as 401.
         """
-        bot_arguments.check_status(status)
+        arguments.check_status(status)
         if self._answered:
             raise RuntimeError("the call is answered: use hangup()")
         self._check(answered=False)
@@ -164,7 +164,7 @@ class Call:
         of silence that end an utterance. timeout: seconds without a voice that end the iterator.
         """
         self._check()
-        bot_arguments.check_utterances(silence, timeout)
+        arguments.check_utterances(silence, timeout)
         self._cutter.silence = round(silence * 50)
         return self._utterances(None if timeout is None else timeout * 50)
 
@@ -231,11 +231,11 @@ class Call:
         stops the speech: "voice", "keys" (also those that wait to be read), or True for both.
         """
         self._check()
-        bot_arguments.check_barge_in(barge_in)
+        arguments.check_barge_in(barge_in)
         rate = self.rate if rate is None else rate
-        chunks = bot_arguments.chunks_of(pcm, rate)
+        chunks = arguments.chunks_of(pcm, rate)
         if rate != self.rate:
-            chunks = bot_arguments.resampled(chunks, Resampler(rate, self.rate))
+            chunks = arguments.resampled(chunks, Resampler(rate, self.rate))
         try:
             said = Said(*self._audio.play(chunks, barge_in))
         finally:
@@ -297,7 +297,7 @@ class Call:
         transfer, cannot reach the URI or reports nothing in time: the call goes on.
         """
         self._check()
-        bot_arguments.check_uri(uri)
+        arguments.check_uri(uri)
         reports = [(0, "")]  # (status, reason)
 
         def tell(status, reason):

@@ -17,7 +17,8 @@ import time
 import bot
 from sip_message import SIPMessage
 from sip_response import TCPHop
-from siprtp import __version__, bot_loader, bot_service, config, process
+from siprtp import __version__, config, process
+from siprtp.bots import loader, service
 from siprtp.calls import Calls
 from siprtp.logs import MINUTE, LogThrottle
 from siprtp.sip import ping
@@ -241,7 +242,7 @@ class SIPServer:
 def choose_bot(settings):
     """Return the function that serves calls, None for the plain echo. Raises ConfigError."""
     if settings.bot:
-        return bot_loader.load(settings.bot)
+        return loader.load(settings.bot)
     return bot.echo if settings.record_dir else None  # the plain echo decodes nothing
 
 
@@ -271,7 +272,7 @@ def main(function=None, argv=()):
     arguments = parse_arguments(parser, argv)
     try:
         settings = config.Config.from_env(os.environ)
-        function = bot_loader.check(function) if function else choose_bot(settings)
+        function = loader.check(function) if function else choose_bot(settings)
     except config.ConfigError as error:
         parser.exit(2, f"server.py: {error}\n")
     if arguments.ping:
@@ -279,7 +280,7 @@ def main(function=None, argv=()):
     logging.basicConfig(level=settings.log_level.upper(),
                         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     process.tune()
-    bot_service.quiet_helper_threads()
+    service.quiet_helper_threads()
     server = SIPServer(settings, function)
     for handler in logging.getLogger().handlers:
         handler.addFilter(server.log_throttle)

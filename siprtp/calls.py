@@ -9,8 +9,8 @@ import threading
 import bot
 from sip_message import SIPError
 from sip_utils import DIGITS
-from siprtp.bot_actions import BotActions
-from siprtp.bot_service import Service
+from siprtp.bots.actions import BotActions
+from siprtp.bots.service import Service
 from siprtp.call_table import CallTable
 from siprtp.media.session import open_rtp_session
 from siprtp.media.thread import RTPThread

@@ -12,9 +12,9 @@ import wave
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import bot
-from siprtp import bot_arguments
-from siprtp.bot_results import CallLog
-from siprtp.bot_service import is_call_ended
+from siprtp.bots import arguments
+from siprtp.bots.results import CallLog
+from siprtp.bots.service import is_call_ended
 from siprtp.dtmf import KEYS
 from siprtp.media.vad import Utterance
 
@@ -79,13 +79,13 @@ class FakeCall:
         self.ringing = True
 
     def answer(self, rate: int = 8000) -> None:
-        bot_arguments.check_rate(rate)
+        arguments.check_rate(rate)
         self._check(answered=False)
         if not self._answered:
             self.rate, self._answered = rate, True
 
     def reject(self, status: int = 603) -> None:
-        bot_arguments.check_status(status)
+        arguments.check_status(status)
         self._check(answered=False)
         if self._answered:
             raise RuntimeError("the call is answered: use hangup()")
@@ -104,7 +104,7 @@ class FakeCall:
     def utterances(self, silence: float = 0.64,
                    timeout: Optional[float] = None) -> Iterator[Utterance]:
         self._check()
-        bot_arguments.check_utterances(silence, timeout)
+        arguments.check_utterances(silence, timeout)
         return self._cut(timeout)
 
     def _cut(self, timeout):
@@ -152,9 +152,9 @@ class FakeCall:
     def say(self, pcm: bot.Sound, rate: Optional[int] = None,
             barge_in: Union[bool, str] = False) -> bot.Said:
         self._check()
-        bot_arguments.check_barge_in(barge_in)
+        arguments.check_barge_in(barge_in)
         rate, said = rate or self.rate, bytearray()
-        for chunk in bot_arguments.chunks_of(pcm, rate):
+        for chunk in arguments.chunks_of(pcm, rate):
             said += chunk
             if len(said) >= MAX_SAID * 2 * rate:
                 self.ended = True
@@ -190,7 +190,7 @@ class FakeCall:
 
     def transfer(self, uri: str, timeout: float = 60.0) -> None:
         self._check()
-        bot_arguments.check_uri(uri)
+        arguments.check_uri(uri)
         if self._transfer_error:
             raise bot.TransferError(*self._transfer_error)
         self.transferred_to, self.ended = uri, True

@@ -26,7 +26,8 @@ import sip_utils
 from rtp import RTPPacket
 from sip_message import SIPError, SIPMessage
 from sip_response import SIPResponse
-from siprtp import bot_actions, dtmf
+from siprtp import dtmf
+from siprtp.bots import actions
 from siprtp.media import rtcp
 from siprtp.media.echo import Echo
 from siprtp.media.session import RTPSession
@@ -286,7 +287,7 @@ def trunk_with_call():
         mock.patch(f"siprtp.sip.dialog.{name}", made.__next__).start()
     mock.patch("socket.getaddrinfo", unknown).start()
     call = trunk.call()
-    bot_actions.transfer(call, "sip:2@192.0.2.2", lambda status, reason: None)
+    actions.transfer(call, "sip:2@192.0.2.2", lambda status, reason: None)
     assert call.key == ("call-1@192.0.2.10", "tag0", "alice")
     return trunk, call
 

@@ -7,7 +7,7 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-from siprtp import bot_actions
+from siprtp.bots import actions
 from siprtp.calls import MAX_UNVERIFIED
 from siprtp.config import Config
 from siprtp.logs import PEER_LINES, UNVERIFIED_LINES, Counts
@@ -301,7 +301,7 @@ class Amplification(unittest.TestCase):
             peer.say("INVITE", body=OFFER)
             call, = peer.server.calls
             if bot:
-                bot_actions.accept(call, peer.server.calls.answer)
+                actions.accept(call, peer.server.calls.answer)
             self.assertTrue(call.media.mute)
             peer.say("ACK", to_tag=peer.last().to_tag)
             self.assertFalse(call.media.mute)
@@ -430,7 +430,7 @@ class Log(unittest.TestCase):
         ok = self.peer.send(data)[-1]
         self.peer.say("ACK", to_tag=ok.to_tag)
         call, = self.peer.server.calls
-        bot_actions.transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
+        actions.transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
         call.referral.on_news(603, "x" * 9000)
         call.target = f"sip:{'x' * 9000}"
         call.hang_up("test")
@@ -469,7 +469,7 @@ class Log(unittest.TestCase):
         self.lines.clear()
         self.peer.advance(60)
         server.calls._bot = lambda call: None
-        server.calls.start_bot = lambda call: bot_actions.reject(call, 603)
+        server.calls.start_bot = lambda call: actions.reject(call, 603)
         for number in range(200):
             self.peer.say("INVITE", body=OFFER, call_id=f"{number}", from_tag=f"{number}")
         refused = [line for line in self.lines if "its bot rejected it" in line]

@@ -14,22 +14,22 @@ MAY_IMPORT = {
     "siprtp": GROUND,
     "siprtp.process": "",
     "siprtp.call_table": "",
-    "siprtp.bot_actions": "siprtp.sip",
-    "siprtp.bot_arguments": "", "siprtp.bot_results": "",
-    "siprtp.bot_loader": "bot siprtp.config siprtp.media",
-    "siprtp.bot_service": "bot",
+    "siprtp.bots.actions": "siprtp.sip",
+    "siprtp.bots.arguments": "", "siprtp.bots.results": "",
+    "siprtp.bots.loader": "bot siprtp.config siprtp.media",
+    "siprtp.bots.service": "bot",
     "siprtp.upkeep": "siprtp.media",
     "sip_utils": "", "sip_message": "sip_utils", "sip_response": f"sip_utils {GROUND}",
     "siprtp.sip": f"siprtp.sip sip_message sip_response sip_utils {GROUND}",
     # rtp_echo_server reads a session description; nothing else in media or rtp may
     "rtp": f"siprtp.sip.sdp {GROUND}",
     "siprtp.media": f"siprtp.media rtp {GROUND}",
-    "bot": f"siprtp.bot_arguments siprtp.bot_results siprtp.media {GROUND}",
-    "siprtp.testing": "bot siprtp.bot_arguments siprtp.bot_results siprtp.bot_service "
+    "bot": f"siprtp.bots.arguments siprtp.bots.results siprtp.media {GROUND}",
+    "siprtp.testing": "bot siprtp.bots.arguments siprtp.bots.results siprtp.bots.service "
                       f"siprtp.media {GROUND}",
-    "siprtp.calls": "bot siprtp.bot_actions siprtp.bot_service siprtp.call_table siprtp.upkeep "
+    "siprtp.calls": "bot siprtp.bots.actions siprtp.bots.service siprtp.call_table siprtp.upkeep "
                     f"siprtp.sip siprtp.media sip_message sip_utils {GROUND}",
-    "server": "bot siprtp.bot_loader siprtp.bot_service siprtp.calls siprtp.process siprtp.sip "
+    "server": "bot siprtp.bots.loader siprtp.bots.service siprtp.calls siprtp.process siprtp.sip "
               f"sip_message sip_response {GROUND}",
 }
 

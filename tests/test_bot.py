@@ -20,8 +20,9 @@ import wave
 from unittest import mock
 
 import bot
-from siprtp import bot_loader, bot_service, dtmf
+from siprtp import dtmf
 from siprtp.agreement import NOTHING, Agreement
+from siprtp.bots import loader, service
 from siprtp.config import Config, ConfigError
 from siprtp.media import codec, conversation
 from siprtp.media.flow import Flow
@@ -67,7 +68,7 @@ class BotCase(unittest.TestCase):
         self.sent = self.session.sent
         self.call = bot.Call("4711", "1000", "Alice", {}, self.session, self,
                              Config.from_env(environ), clock=lambda: self.ticks * 0.020)
-        self.service = bot_service.Service(self.call)
+        self.service = service.Service(self.call)
         self.at_tick = {}  # tick: function
         self.call._changed.wait = self.call._audio._more.wait = self.wait
         self.sequence = 0
@@ -697,7 +698,7 @@ class Hangup(BotCase):
     @unittest.skipUnless(hasattr(threading, "excepthook"), "needs Python 3.8")
     def test_in_a_helper_thread_it_leaves_no_traceback(self):
         self.addCleanup(setattr, threading, "excepthook", threading.excepthook)
-        bot_service.quiet_helper_threads()
+        service.quiet_helper_threads()
         self.service.on_end("the caller hung up")
         thread = threading.Thread(target=lambda: self.call.say(SPEECH))
         printed = io.StringIO()
@@ -913,21 +914,21 @@ class Files(unittest.TestCase):
 
 class Loading(unittest.TestCase):
     def test_the_function_is_found_and_else_one_line_names_the_setting(self):
-        self.assertIs(bot_loader.load("bot:echo"), bot.echo)
+        self.assertIs(loader.load("bot:echo"), bot.echo)
         for name in ("nowhere:answer", "bot:nothing", "bot:TERMINATOR_SECONDS"):
             with self.assertRaisesRegex(ConfigError, f"^BOT='{name}'"):
-                bot_loader.load(name)
+                loader.load(name)
 
     def test_the_file_that_lacks_the_function_is_named(self):
         with self.assertRaisesRegex(ConfigError, f"{re.escape(bot.__file__)} has no answer$"):
-            bot_loader.load("bot:answer")
+            loader.load("bot:answer")
 
     def test_an_error_during_the_import_is_named_with_its_place(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
             with open(os.path.join(folder, "a_broken_bot.py"), "w") as file:
                 file.write("\nimport os\nos.environ['NOT_SET']\n")
             with self.assertRaisesRegex(ConfigError, r"KeyError: 'NOT_SET' \(.*bot.py, line "):
-                bot_loader.load("a_broken_bot:answer")
+                loader.load("a_broken_bot:answer")
 
     def test_a_mistake_is_told_with_the_line_of_the_bot_and_not_with_ours(self):
         with tempfile.TemporaryDirectory() as folder, mock.patch("sys.path", [folder, *sys.path]):
@@ -936,9 +937,9 @@ class Loading(unittest.TestCase):
             with open(os.path.join(folder, "a_bot_without_call.py"), "w") as file:
                 file.write("def answer():\n    pass\n")
             with self.assertRaisesRegex(ConfigError, r"without_prompt\.py, line 2\)$"):
-                bot_loader.load("a_bot_without_prompt:answer")
+                loader.load("a_bot_without_prompt:answer")
             with self.assertRaisesRegex(ConfigError, "it must take one argument, the call$"):
-                bot_loader.load("a_bot_without_call:answer")
+                loader.load("a_bot_without_call:answer")
 
     def test_a_function_that_cannot_serve_a_call_is_refused(self):
         async def asynchronous(call):
@@ -949,7 +950,7 @@ class Loading(unittest.TestCase):
 
         for function in (asynchronous, generator, lambda: None, lambda a, b: None, "bot:echo"):
             with self.assertRaises(TypeError):
-                bot_loader.check(function)
+                loader.check(function)
 
     def test_the_echo_says_what_it_hears(self):
         case = BotCase()

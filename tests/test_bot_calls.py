@@ -4,7 +4,7 @@ import gc
 import unittest
 import weakref
 
-from siprtp import bot_actions
+from siprtp.bots import actions
 from tests.support import OFFER, Trunk, statuses
 
 RELIABLE = ["Require: 100rel"]
@@ -28,9 +28,9 @@ class BotCase(unittest.TestCase):
     def do(self, name, *args):
         """Do what a bot asks for; return what was sent."""
         seen = len(self.server.sent)
-        {"ring": bot_actions.ring, "reject": bot_actions.reject, "hang_up": bot_actions.hang_up,
-         "transfer": bot_actions.transfer,
-         "accept": lambda dialog: bot_actions.accept(dialog, self.calls.answer),
+        {"ring": actions.ring, "reject": actions.reject, "hang_up": actions.hang_up,
+         "transfer": actions.transfer,
+         "accept": lambda dialog: actions.accept(dialog, self.calls.answer),
          }[name](self.call, *args)
         return self.trunk.answers(seen)
 
@@ -189,7 +189,7 @@ class BeforeTheAnswer(BotCase):
         self.calls.start_bot = self.started.append
         self.calls._bots.tick = fail
         self.invite()
-        with self.assertLogs("siprtp.bot_actions", "WARNING"):
+        with self.assertLogs("siprtp.bots.actions", "WARNING"):
             self.assertEqual(statuses(self.do("accept")), [486])
         self.assertEqual((len(self.calls), self.call.media.stopped), (0, 1))
 
@@ -336,7 +336,7 @@ class Transfer(BotCase):
 
     def test_the_reason_of_a_failed_transfer_is_logged_escaped(self):
         refer = self.refer()
-        with self.assertLogs("siprtp.bot_actions", "INFO") as logged:
+        with self.assertLogs("siprtp.bots.actions", "INFO") as logged:
             self.reply(refer, "603 \x1b[2J\x7f\rINFO calls: all is well")
         self.assertIn("603 '\\x1b[2J\\x7f\\rINFO", logged.records[0].getMessage())
 
