@@ -331,7 +331,7 @@ def check_server(example):
 def check_table(server):
     """Assert that the table holds what is up, each under its own key, and nothing else runs."""
     calls = server.calls
-    assert all(key == call.key and call.state != "ended" for key, call in calls._calls.items())
+    assert all(key == call.key and call.state != "ended" for key, call in calls._dialogs.items())
     running = [call.media for call in calls if call.state != "closing"]
     assert calls._ports == {media.port for media in running}
     assert [media for media in server.media_made if not media.stopped] == running
