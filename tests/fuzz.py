@@ -1,4 +1,4 @@
-"""Mutated messages and packets for everything that reads what a stranger sends; and its cost.
+"""Mutated messages and packets for all code that reads input from the network; and its cost.
 
 python -m tests.fuzz [--seconds N] [TARGET ...] runs every target for its share of the time, one
 line each, and exits with 1 after a failure and the input that caused it.  Imports: hypothesis.

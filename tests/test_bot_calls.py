@@ -65,7 +65,7 @@ class Memory(BotCase):
 
 
 class Statistics(BotCase):
-    def test_a_call_tells_its_statistics(self):
+    def test_a_call_has_its_statistics(self):
         call = self.answered()
         call.media.packets_out, call.media.round_trip = 50, 0.02
         for sequence in range(1, 41):
@@ -108,7 +108,7 @@ class BeforeTheAnswer(BotCase):
         self.trunk.say("ACK", to_tag=call.local_tag)
         self.assertTrue(call.bot.call._answered)
 
-    def test_a_delayed_offer_is_answered_once_the_ack_has_told_where_to_send(self):
+    def test_a_delayed_offer_is_answered_once_its_ack_names_the_media_address(self):
         call = self.invite(body=b"")
         ok, = self.do("accept")
         self.assertIn(b"a=sendrecv", ok.body)
@@ -153,7 +153,7 @@ class BeforeTheAnswer(BotCase):
             self.assertEqual(self.trunk.advance(179.9), [])
             self.assertEqual(self.trunk.advance(0.2)[0][1].status, 480)
 
-    def test_ringing_is_told_each_minute(self):
+    def test_ringing_is_repeated_each_minute(self):
         self.invite()
         self.do("ring")
         self.assertEqual([(at, m.status) for at, m in self.trunk.advance(130)],
@@ -278,7 +278,7 @@ class Answered(BotCase):
         self.assertEqual(statuses(self.say("BYE", 2)), [200])
         self.assertEqual((self.call.bot.call.ended, self.do("hang_up", 480, "why")), (True, []))
 
-    def test_a_key_reaches_the_bot_once_however_often_it_is_told(self):
+    def test_a_key_reaches_the_bot_once_however_often_it_is_reported(self):
         call = self.answered()
         call.media.on_key("5")
         self.say("INFO", 2, body=b"Signal=5\r\nDuration=160\r\n",

@@ -1,4 +1,4 @@
-"""Key presses: each told once, from whatever tells it."""
+"""Key presses: each is reported once, whatever carries it."""
 
 import unittest
 
@@ -20,7 +20,7 @@ class Events(unittest.TestCase):
         return [(timestamp, event(code, 160 * n)) for n in range(1, 5)] + [
             (timestamp, event(code, 800, True))] * 3
 
-    def test_a_press_of_many_packets_is_told_once_at_its_first(self):
+    def test_a_press_of_many_packets_is_reported_once_at_its_first(self):
         self.assertEqual(self.read(*self.press(5, 1000)), ["5"] + [""] * 6)
 
     def test_the_same_key_twice_is_two_presses(self):
@@ -34,7 +34,7 @@ class Events(unittest.TestCase):
             del packets[:lost]
             self.assertEqual("".join(self.read(*packets)), "9", lost)
 
-    def test_every_end_may_be_lost_and_the_next_press_is_told(self):
+    def test_every_end_may_be_lost_and_the_next_press_is_reported(self):
         told = self.read(*self.press(1, 1000)[:4], *self.press(1, 3000))
         self.assertEqual("".join(told), "11")
 

@@ -156,7 +156,7 @@ class Others(InCall):
         self.assertEqual(ok.status, 200)
         self.assertEqual(statuses(self.trunk.say("INFO", to_tag="nobody")), [481])
 
-    def test_keys_told_by_info_and_notify_are_logged_once_each(self):
+    def test_keys_of_info_and_notify_are_logged_once_each(self):
         with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.say("INFO", body=b"Signal=5\r\nDuration=160\r\n",
                      headers=["Content-Type: application/dtmf-relay"])

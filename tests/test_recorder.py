@@ -46,7 +46,7 @@ class Disk(io.FileIO):
 
 
 def frame(number, size=160):
-    """Return 20 ms of the caller and of us, told apart and from those of other numbers."""
+    """Return 20 ms of the caller and of us, different for each side and each number."""
     return (struct.pack("<h", number) * size, struct.pack("<h", -number - 1) * size)
 
 

@@ -141,7 +141,7 @@ class Numbers(unittest.TestCase):
                               ("SIP;cause=600", 0), ("Q.850", 0), ("Q.850;cause=x", 0), ("", 0)):
             self.assertEqual(q850_cause(self.message(f"Reason: {reason}")), cause, reason)
 
-    def test_the_identity_is_read_from_whatever_header_tells_it(self):
+    def test_the_identity_is_read_from_any_header_that_has_it(self):
         for lines, identity in (
                 (["From: <sip:1@h>;tag=1"], ("", "", False)),
                 (['P-Asserted-Identity: "Doe, J" <sip:1@h>', 'From: "x" <sip:1@h>'],

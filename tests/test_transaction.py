@@ -1,4 +1,4 @@
-"""Transactions: what is sent when, on a clock that is told the time."""
+"""Transactions: what is sent and when, by a clock that the test sets."""
 
 import sched
 import unittest
