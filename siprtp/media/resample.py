@@ -61,7 +61,8 @@ def low_pass(up, down):
             sinc = sin(pi * t) / (pi * t) if t else 1.0
             taps.append(sinc * kaiser(t / HALF) if abs(t) < HALF else 0.0)
         # rounding the running sum keeps the whole at UNIT
-        marks = [round(UNIT * part / sum(taps)) for part in accumulate(taps)]
+        total = sum(taps)
+        marks = [round(UNIT * part / total) for part in accumulate(taps)]
         cycle.append((base, [mark - before for mark, before in zip(marks, [0, *marks])]))
     return reach, cycle
 
