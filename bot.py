@@ -198,6 +198,8 @@ class Call:
         """
         self._check()
         until = ("" if count == 1 else "#") if until is None else until
+        if count == 1 and not until:
+            self._audio.drop_next_key("", 0)  # every key counts, also the # of the entry before
         pressed = ""
         while count is None or len(pressed) < count:
             self._wait(lambda: self._audio.keys, timeout)

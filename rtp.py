@@ -88,6 +88,7 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
     """
     agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
+    echoes = agreement.sending and agreement.receiving
     with open_rtp_socket(server_ip, rtp_port) as sock:
         sock.settimeout(0.5)  # seconds between two checks of the event
         while not stop_event.is_set():
@@ -97,8 +98,8 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
             except (socket.timeout, ConnectionError, ValueError):
                 continue  # no packet, an ICMP error of an earlier one, or not RTP
             payload_type = agreement.formats.get(packet.payload_type)
-            # an IPv6 source has four parts
-            if payload_type is None or source[:2] != agreement.remote or not agreement.sending:
+            if (not echoes or payload_type is None or len(data) == MAX_PACKET
+                    or source[:2] != agreement.remote):  # an IPv6 source has four parts
                 continue
             # RFC 3550 8.2: a mirrored SSRC would look like a loop
             echo = packet._replace(payload_type=payload_type, sequence=sequence, ssrc=ssrc)

@@ -15,6 +15,8 @@ PEER_LINES = 100  # lines per minute that one unverified peer can cause
 UNVERIFIED_LINES = 6000  # lines per minute that all unverified peers together can cause
 UNVERIFIED = "unverified peers"  # all of them, where a single peer would have its IP
 OWN = ("rtp", "server", "siprtp")  # loggers of the server; a bot may log what it likes
+# loggers that limit their warnings per peer: one text for many peers must not silence the others
+PER_PEER = ("siprtp.logs", "siprtp.sip.admission", "siprtp.sip.auth")
 
 
 class Counts:
@@ -62,7 +64,7 @@ class LogThrottle:
 
     def filter(self, record):
         """Return whether to write a LogRecord."""
-        own = record.name.partition(".")[0] in OWN
+        own = record.name.partition(".")[0] in OWN and record.name not in PER_PEER
         if own and record.levelno >= logging.WARNING and not self._may_repeat(record):
             return False
         ip = self._peer

@@ -560,6 +560,17 @@ class Keys(BotCase):
         self.assertEqual((said, said.interrupted_by), (2.0, ""))
         self.assertEqual(self.call.digits(1, timeout=0), "")
 
+    def test_a_hash_asked_for_by_itself_or_after_a_clear_counts(self):
+        for ask in (lambda: self.call.digits(1), self.clear_and_ask):
+            self.press("99")
+            self.call.digits(2)
+            self.at_tick[self.ticks + 5] = lambda: self.press("#")
+            self.assertEqual(ask(), "#")
+
+    def clear_and_ask(self):
+        self.call.clear_digits()
+        return self.call.digits(1)
+
     def test_a_hash_that_comes_late_or_behind_another_key_counts(self):
         self.press("99")
         self.call.digits(2)

@@ -511,6 +511,12 @@ class LogLines(unittest.TestCase):
         self.clock.now += 60
         self.assertEqual(len(self.pass_on(TIMES)), ALIKE)
 
+    def test_warnings_of_admission_about_many_peers_are_all_logged(self):
+        for name in ("siprtp.sip.auth", "siprtp.sip.admission"):
+            records = [logging.LogRecord(name, logging.WARNING, "", 0, "%s", (n,), None)
+                       for n in range(15)]
+            self.assertEqual(sum(map(self.throttle.filter, records)), 15)
+
     def test_others_and_what_calls_do_are_logged_meanwhile(self):
         self.pass_on(TIMES)
         self.assertEqual(len(self.pass_on(1, "no RTP port: %s")), 1)

@@ -316,7 +316,7 @@ class Conversation:
         """Drop the keys that wait to be read."""
         with self.lock:
             self.keys.clear()
-            self._interrupts = False
+            self._interrupts, self._dropped = False, ("", 0)
 
     def discard(self):
         """Drop the frames that the bot has not asked for."""
