@@ -36,8 +36,8 @@ MAX_DATAGRAM = 65535  # bytes
 RECEIVE_BUFFER = 4 << 20  # bytes: what a burst of messages needs
 STOP_SECONDS = 2.0  # how long a stop waits for the answers to our BYEs
 # The longest sleep of the loop: Python runs a signal's handler when recvfrom returns, and a signal
-# that arrives just before recvfrom, or in another thread, does not interrupt it. Nor does a posted
-# call, if the datagram that wakes the loop cannot be sent.
+# that arrives just before recvfrom, or in another thread, does not interrupt it. A posted
+# call waits as long if its wake-up datagram cannot be sent.
 NAP_SECONDS = 1.0
 
 

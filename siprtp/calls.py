@@ -54,7 +54,7 @@ class Calls(CallTable):
     # Setting up
 
     def take(self, request):
-        """Take the INVITE of a new call: answer it, or let its bot. Raises SIPError."""
+        """Take the INVITE of a new call: answer it, or start its bot. Raises SIPError."""
         unverified = not self._server.admission.is_known(request.source[0])
         too_many = len(self._unverified) >= min(MAX_UNVERIFIED, self._limit // 2 + 1)
         if (self.is_full() or (unverified and too_many)) and not self._make_room(request):
@@ -299,7 +299,7 @@ def log_began(dialog):
 
 
 def log_change(dialog, before):
-    """Log what a new agreement changed: hold and resume would look like one-way audio else."""
+    """Log what a new agreement changed; a hold would look like one-way audio otherwise."""
     flow = dialog.media.flow
     if (before.sending, before.receiving) != (flow.sending, flow.receiving):
         if flow.sending and flow.receiving:

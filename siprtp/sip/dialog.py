@@ -102,7 +102,7 @@ class Dialog:
     def on(self, event, *args, why="", cause=16):
         """Move by TRANSITIONS and act; return whether the event has a row in this state.
 
-        why: for the log; cause: of ITU-T Q.850, for our BYE. Those of the first event count.
+        why: for the log; cause: of ITU-T Q.850, for our BYE. The first event's are kept.
         """
         row = TRANSITIONS.get((self.state, event))
         if row is None:
