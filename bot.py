@@ -209,7 +209,7 @@ class Call:
             if key in until:
                 return Digits(pressed, key)
             pressed += key
-        return Digits(pressed, self._take_terminator(until))
+        return Digits(pressed, self._take_terminator(until) if pressed else "")
 
     def _take_terminator(self, until):
         """Return the key of `until` that waits, or ""; then drop one that follows soon."""

@@ -644,7 +644,7 @@ class SenderReports(OnSockets):
 class StandAlone(OnSockets):
     """rtp_echo_server in a thread; `self.caller` is the other side."""
 
-    ip, family = A, "IP4"
+    ip, family, other_ip = A, "IP4", "127.0.0.66"
 
     def setUp(self):
         self.caller = self.open(self.ip)
@@ -658,11 +658,11 @@ class StandAlone(OnSockets):
         sock.settimeout(0.2)
         return sock
 
-    def start(self, open_socket=open_rtp_socket):
+    def start(self, open_socket=open_rtp_socket, direction="", tries=50):
         """Start the echo and return the first packet that it sends back."""
         description = (f"v=0\r\no=- 1 1 IN {self.family} {self.ip}\r\ns=-\r\n"
                        f"c=IN {self.family} {self.ip}\r\nt=0 0\r\n"
-                       f"m=audio {self.caller.getsockname()[1]} RTP/AVP 8\r\n")
+                       f"m=audio {self.caller.getsockname()[1]} RTP/AVP 8\r\n{direction}")
         stop = threading.Event()
         thread = threading.Thread(target=rtp_echo_server, args=(*self.at, description, stop))
         patch = mock.patch("rtp.open_rtp_socket", open_socket)
@@ -678,7 +678,7 @@ class StandAlone(OnSockets):
 
         self.end = end
         self.addCleanup(end)
-        for _ in range(50):  # the socket of the echo may not be bound yet
+        for _ in range(tries):  # the socket of the echo may not be bound yet
             try:
                 return self.echo(0, b"hello")
             except (socket.timeout, ConnectionError):
@@ -704,14 +704,34 @@ class StandAlone(OnSockets):
 
     def test_other_sources_and_packets_that_are_not_rtp_are_ignored(self):
         self.start()
-        other = self.open(self.ip)
-        other.sendto(packet(1), self.at)
-        for junk in (b"", b"x", b"\0" * 172, b"\x80\xc8" + b"\0" * 26, packet(2, payload_type=0)):
+        other = self.open(self.other_ip) if self.other_ip else None
+        if other:
+            other.sendto(packet(1), self.at)
+        for junk in (b"", b"x", b"\0" * 172, b"\x80\xc8" + b"\0" * 26, packet(2, payload_type=0),
+                     packet(2, payload=bytes(3000))):
             self.caller.sendto(junk, self.at)
         self.assertEqual(self.echo(3, b"voice").payload, b"voice")
-        other.setblocking(False)
-        with self.assertRaises(BlockingIOError):
-            other.recv(2048)
+        if other:
+            other.setblocking(False)
+            with self.assertRaises(BlockingIOError):
+                other.recv(2048)
+
+    def test_another_port_of_the_caller_is_echoed_to_the_described_one(self):
+        self.start()
+        self.open(self.ip).sendto(packet(5, payload=b"music"), self.at)
+        self.assertEqual(RTPPacket.parse(self.caller.recv(2048)).payload, b"music")
+
+    def test_a_repeated_packet_is_echoed_once(self):
+        self.start()
+        for sequence in (6, 6, 7, 6):
+            self.caller.sendto(packet(sequence, payload=b"%d" % sequence), self.at)
+        self.assertEqual([RTPPacket.parse(self.caller.recv(2048)).payload for _ in range(2)],
+                         [b"6", b"7"])
+        self.assertEqual(self.echo(8, b"8").payload, b"8")
+
+    def test_a_caller_that_only_receives_is_not_echoed(self):
+        with self.assertRaises(AssertionError):
+            self.start(direction="a=recvonly\r\n", tries=2)
 
     def test_icmp_errors_on_sending_and_receiving_end_nothing(self):
         class Unreachable(socket.socket):
@@ -743,7 +763,7 @@ class StandAlone(OnSockets):
 
 @unittest.skipUnless(has_ipv6(), "needs IPv6")
 class StandAloneOverIPv6(StandAlone):
-    ip, family = "::1", "IP6"
+    ip, family, other_ip = "::1", "IP6", ""  # IPv6 has a single loopback address
 
 
 if __name__ == "__main__":

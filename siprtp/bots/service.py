@@ -5,6 +5,8 @@ import threading
 
 from bot import CallEnded
 
+MAX_DEPTH = 20  # groups within groups: an exception may even contain itself
+
 log = logging.getLogger("bot")  # the name under which a bot's author looks for failures
 
 
@@ -52,12 +54,13 @@ class Service:
         self.call._audio.end()
 
 
-def is_call_ended(error):
+def is_call_ended(error, depth=0):
     """Return whether an exception is CallEnded, or a group (PEP 654) of nothing else."""
     inner = getattr(error, "exceptions", None)
     if isinstance(error, CallEnded) or not isinstance(inner, (list, tuple)):
         return isinstance(error, CallEnded)
-    return bool(inner) and all(map(is_call_ended, inner))
+    return (bool(inner) and depth < MAX_DEPTH
+            and all(is_call_ended(one, depth + 1) for one in inner))
 
 
 def quiet_helper_threads():

@@ -65,14 +65,14 @@ class Reports:
 
     def _collect(self, session, now):
         """Return (sender, block) for rtcp.report: what was sent and received since the last."""
-        received = session.received
-        packets = received.packets, session.packets_out
+        received, packets_out, bytes_out = session.counts()
+        packets = received.packets, packets_out
         sender = block = None
         if packets[1] > self._reported[1]:
             timestamp, when = session.last_sent
             timestamp += int(session.clock() * 8000) - when
-            sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets[1],
-                      session.bytes_out & 0xFFFFFFFF)
+            sender = (rtcp.ntp(now), timestamp & 0xFFFFFFFF, packets_out,
+                      bytes_out & 0xFFFFFFFF)
         if packets[0] > self._reported[0] and received.ssrc is not None:
             ssrc, last_sr, arrived = self._last_sr
             last_sr = last_sr if ssrc == received.ssrc else 0

@@ -111,6 +111,11 @@ class RTPSession:
         self._settle()
         return self._bytes_out
 
+    def counts(self):
+        """Return (Reception, packets sent, bytes of payload sent) of one moment."""
+        self._settle()
+        return self._received, self._packets_out, self._bytes_out
+
     @property
     def round_trip(self) -> Optional[float]:
         """Seconds to the other side and back, by its last report, or None."""
