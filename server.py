@@ -157,14 +157,14 @@ class SIPServer:
             self.stop()
             return
         self.uas.stopping = True
-        log.info("draining: no new calls, %d calls may go on for %d s (DRAIN_SECONDS)",
+        log.info("draining: no new calls, calls in progress: %d, at most for %d s (DRAIN_SECONDS)",
                  len(self.calls), self.config.drain_seconds)
         self.after(self.config.drain_seconds, self.stop)
 
     def stop(self):
         """Send BYE to every call; the loop ends with the answers, or after STOP_SECONDS."""
         self.uas.stopping = True
-        log.info("stopping, %d calls up", len(self.calls))
+        log.info("stopping, calls in progress: %d", len(self.calls))
         self.after(STOP_SECONDS, self._quit)
         # a rejection is resent until its ACK arrives: STOP_SECONDS leave time for that
         self._await_acks = any(dialog.state == "proceeding" for dialog in self.calls)
@@ -255,7 +255,8 @@ def name_of(function):
 
 def parse_arguments(parser, argv):
     parser.add_argument("--ping", action="store_true",
-                        help="send OPTIONS to the running server; exit 0 if it serves, else 1")
+                        help="send OPTIONS to the running server; exit 0 if it answers and is not "
+                             "draining, also at MAX_CALLS; else 1")
     parser.add_argument("--version", action="version", version=f"sip-rtp-server {__version__}")
     return parser.parse_args(argv)
 

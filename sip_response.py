@@ -101,7 +101,7 @@ def stamped_vias(request):
         name = param.partition("=")[0].strip(" \t").lower()
         if name == "rport":
             kept.append(f"rport={port}")
-        elif name != "received":  # a received that the sender wrote itself proves nothing
+        elif name != "received":  # the sender's own received is dropped
             kept.append(param)
     if "rport" in via.params or not same_ip(via.host, ip):
         kept.append(f"received={ip}")

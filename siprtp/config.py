@@ -79,11 +79,18 @@ def function(text):
 
 
 def networks(text):
+    return tuple(network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def network(text):
     try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+        found = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise ValueError(f"{error}; must be addresses or networks, such as "
                          "198.51.100.7,203.0.113.0/24") from None
+    if "/" in text and str(found.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
+        raise ValueError(f"{text} has host bits set: write {found}")
+    return found
 
 
 def folder(text):
@@ -193,16 +200,17 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):  
         if config.advertised_ip and (":" in config.advertised_ip) != (":" in config.bind_ip):
             raise ConfigError(f"ADVERTISED_IP={config.advertised_ip}: must have the IP version of "
                               f"BIND_IP={config.bind_ip}")
-        if config.rtp_port_start + config.rtp_port_start % 2 > config.rtp_port_end:
-            raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: there is no even port from "
-                              f"RTP_PORT_START={config.rtp_port_start} to it")
+        first = config.rtp_port_start + config.rtp_port_start % 2
+        if first > config.rtp_port_end:
+            raise ConfigError(f"RTP_PORT_END={config.rtp_port_end}: must be at least {first}, the "
+                              f"first even port from RTP_PORT_START={config.rtp_port_start} on")
         return config
 
 
 def as_text(value):
     """Return a value as its setting would be written; of passwords only their number."""
     if isinstance(value, Passwords):
-        return f"({len(value)} users)" if value else ""
+        return f"(users: {len(value)})" if value else ""
     if isinstance(value, tuple):
         return ",".join(getattr(item, "name", None) or str(item) for item in value)
     return str(value)

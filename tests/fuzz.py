@@ -252,9 +252,9 @@ def cut(stream, sizes):
 
 
 class Caught(logging.Handler):
-    """Formats what is logged, and keeps what was raised in a guard or a thread.
+    """Format each log record, and keep exceptions of a guard or a thread.
 
-    What a stranger wrote may not move the cursor of who reads the log, nor begin a line.
+    Text from the network must neither move the reader's cursor nor begin a line.
     """
 
     def __init__(self):

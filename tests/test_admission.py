@@ -29,7 +29,7 @@ def tearDownModule():
 
 
 def trunk(**environ):
-    """Return a Trunk whose server answers everybody, at 20 messages a second."""
+    """Return a Trunk whose server answers every peer, at 20 messages per second."""
     environ.setdefault("SIP_RATE", "20")
     return Trunk(known=False, **environ)
 
@@ -196,7 +196,7 @@ class Rate(unittest.TestCase):
 
 
 class Amplification(unittest.TestCase):
-    """A forged source is sent at most three times the octets that came in its name."""
+    """A forged source gets at most three times the bytes that the server received from it."""
 
     def sent_to(self, peer, ip):
         return sum(len(data) for data, address in peer.server.sent if address[0] == ip)
@@ -494,7 +494,7 @@ class Log(unittest.TestCase):
         for _ in range(300):
             self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         self.peer.server.stop()
-        self.assertEqual(self.lines[-1], "stopping, 0 calls up")
+        self.assertEqual(self.lines[-1], "stopping, calls in progress: 0")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Lines(unittest.TestCase):
             file.flush()
             line = Config.from_env({"SIP_PASSWORD_FILE": file.name, "SIP_PORT": "5070",
                                     "ALLOWED_PEERS": "198.51.100.0/24"}).describe()
-        self.assertIn("SIP_PORT=5070 ALLOWED_PEERS=198.51.100.0/24 SIP_PASSWORD_FILE=(1 users) "
+        self.assertIn("SIP_PORT=5070 ALLOWED_PEERS=198.51.100.0/24 SIP_PASSWORD_FILE=(users: 1) "
                       "SIP_DIGEST=SHA-256,MD5", line)
         self.assertIn("CODECS=PCMA,PCMU", line)
         self.assertNotIn("wonderland", line)

@@ -79,7 +79,8 @@ class Draining(unittest.TestCase):
         with self.assertLogs("server", "INFO") as logged:
             self.server.drain()
         self.assertEqual([record.getMessage() for record in logged.records],
-                         ["draining: no new calls, 1 calls may go on for 60 s (DRAIN_SECONDS)"])
+                         ["draining: no new calls, calls in progress: 1, at most for 60 s "
+                          "(DRAIN_SECONDS)"])
 
 
 class EndedNow(unittest.TestCase):
@@ -159,7 +160,7 @@ class Signals(unittest.TestCase):
     def test_sigterm_lets_a_call_go_on_and_the_process_ends_with_it(self):
         server, caller, ok = self.begin(DRAIN_SECONDS="60")
         server.process.terminate()
-        server.wait_for("draining: no new calls, 1 calls may go on for 60 s")
+        server.wait_for("draining: no new calls, calls in progress: 1, at most for 60 s")
         newcomer = Caller(self, server.port)
         for method in ("OPTIONS", "INVITE"):
             newcomer.send(method, 1)

@@ -44,7 +44,7 @@ class Refused(unittest.TestCase):
     def test_a_refusal_is_logged_with_its_reason_and_nothing_raw_from_the_wire(self):
         with self.assertLogs("siprtp.sip.uas", "INFO") as logged:
             self.trunk.say("INVITE", headers=["Require: \x1b[31m\u00e9"])
-        self.assertEqual(logged.records[0].getMessage(), "'INVITE' from 192.0.2.10:5060 rejected: "
+        self.assertEqual(logged.records[0].getMessage(), "INVITE from 192.0.2.10:5060 rejected: "
                          "420 Bad Extension; Unsupported: '\\x1b[31m\\xe9'; "
                          "From '\"Alice\" <sip:4711@192.0.2.10>;tag=alice', "
                          "Call-ID 'call-1@192.0.2.10'")

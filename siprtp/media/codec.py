@@ -78,5 +78,5 @@ CODECS = {  # by the name of the format
 
 def loudness(pcm):
     """Return how loud PCM is: the mean of 16 * log2(1 + abs(x) / 8), 0..192. Raises ValueError."""
-    # mu-law, for it has a zero: the least of A-law is 8, that's 16 here
+    # mu-law, because it has a zero: the smallest A-law value is 8, which counts 16 here
     return MU_LAW.loudness(encode_pcmu(pcm))

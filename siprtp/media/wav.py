@@ -13,7 +13,7 @@ def wav(source, rate=8000):
     """Return the sound of a WAV file as 16-bit mono PCM at rate Hz.
 
     source: a path, an open file, or the file's bytes; PCM of 8 to 32 bits, 32-bit floats, A-law or
-    mu-law. Raises OSError, or ValueError for what is none.
+    mu-law. Raises OSError, or ValueError if it cannot read the source as such a file.
     """
     name = source if isinstance(source, (str, os.PathLike)) else "the sound"
     if isinstance(source, (str, os.PathLike)):

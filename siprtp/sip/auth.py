@@ -56,7 +56,7 @@ class Authenticator:
                 table.popitem(last=False)
         if self._failures.get(source, (0, 0))[1] >= MAX_FAILURES:
             raise SIPError(403, "")
-        # RFC 7616 3.4: malformed credentials get a 4xx; here 401, like all that prove nothing
+        # RFC 7616 3.4: malformed credentials get a 4xx; here 401, like all invalid ones
         credentials = find_credentials(request, self._realm)
         nonce = credentials.get("nonce", "")
         made, _, mac = nonce.rpartition("-")

@@ -272,7 +272,9 @@ class TCPTransport:
                 sock, address = listener.accept()
                 failing = False
             except OSError as error:
-                log.log(logging.DEBUG if failing or self._closing.is_set() else logging.WARNING,
+                if self._closing.is_set():
+                    return
+                log.log(logging.DEBUG if failing else logging.WARNING,
                         "cannot accept TCP connections: %s", error)
                 failing = True
                 self._closing.wait(0.1)  # perhaps out of descriptors: do not retry at full speed

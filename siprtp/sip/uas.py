@@ -92,7 +92,7 @@ class UAS:
         response = self.respond(request, error.status, error.reason, error.headers)
         # siprtp.sip.auth logs what matters of these two
         level = logging.DEBUG if error.status in (401, 403) else logging.INFO
-        log.log(level, "%.20r from %s rejected: %d %s%.400s%s; From %a, Call-ID %a",
+        log.log(level, "%.20s from %s rejected: %d %s%.400s%s; From %a, Call-ID %a",
                 request.method(), host_port(*request.source), error.status, response.reason,
                 "".join(f"; {name}: {value!a}" for name, value in error.headers),
                 HINTS.get(request.method(), ""),
