@@ -56,7 +56,7 @@ class SIPServer:
         self._timers = sched.scheduler(clock, lambda seconds: None)
         self._unreachable = {}  # address: when sending to it failed last
         self.log_throttle = LogThrottle(clock, config.sip_rate,
-                                        lambda ip: self.admission.has_acked(ip))
+                                        lambda ip: self.admission.was_verified(ip))
         self.admission = Admission(config.allowed_peers, config.reach_ip, config.sip_rate, clock,
                                    self.log_throttle.begin)
         self.authenticator = None
@@ -64,9 +64,10 @@ class SIPServer:
             self.authenticator = Authenticator(config.sip_password_file, clock, self.after,
                                                config.sip_digest)
         self.transactions = ServerTransactions(self.reply, self.after)
-        self.requests = ClientTransactions(self.send, self.after)
+        self.client_transactions = ClientTransactions(self.send, self.after)
         self.request_sender = RequestSender(
-            self.requests, self.admission, self.reply, self.call_soon, family_of(config.bind_ip))
+            self.client_transactions, self.admission, self.reply, self.call_soon,
+            family_of(config.bind_ip))
         self.tcp = TCPTransport(self.call_soon, self.receive, self.admission)
         self.uas = UAS(self.transactions, self.admission, self.reply, self.authenticator)
         self.calls = self.uas.calls = Calls(self, bot)
@@ -94,7 +95,7 @@ class SIPServer:
         self.tcp.listen(self.config.bind_ip, self.port)
 
     def serve_forever(self):
-        """Serve until `drain`, `stop` or `end` is done; then close everything."""
+        """Serve until `drain`, `stop` or `stop_now` is done; then close everything."""
         try:
             while True:
                 seconds = self.run_due()
@@ -172,7 +173,7 @@ class SIPServer:
             dialog.hang_up("the server stops", status=503)
         self.on_call_removed()
 
-    def end(self):
+    def stop_now(self):
         """Send BYE to every call and end the loop without waiting for the answers."""
         self.stop()
         self._quit()
@@ -206,7 +207,7 @@ class SIPServer:
             log.debug("dropped: not SIP")
         elif not message.is_response():
             self.uas.receive(message)
-        elif not self.requests.on_response(message):
+        elif not self.client_transactions.on_response(message):
             log.debug("dropped: a response to no request of ours")
         return True
 

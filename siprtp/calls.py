@@ -39,10 +39,11 @@ class Calls(CallTable):
 
     def __init__(self, server, function=None):
         super().__init__()
-        self._server, self._config, self._bot = server, server.config, function
-        self._own = []  # an RTPThread each for the first calls
+        self._server, self._config, self._bot_function = server, server.config, function
+        self._echo_threads = []  # an RTPThread each for the first calls
         # for the echoes beyond those, and for all bots
-        self._shared, self._bots = RTPThread(linger=LINGER), RTPThread(linger=LINGER)
+        self._shared_echo_thread = RTPThread(linger=LINGER)
+        self._bot_thread = RTPThread(linger=LINGER)
         self._next_rtp_port = None
         self._ports = set()  # of the calls' RTP sockets
         config = self._config
@@ -67,7 +68,7 @@ class Calls(CallTable):
         self.add(dialog)
         self._ports.add(dialog.media.port)
         try:
-            if self._bot:
+            if self._bot_function:
                 self._offer_to_bot(dialog, body)
             else:
                 self.answer(dialog, body)
@@ -98,8 +99,8 @@ class Calls(CallTable):
             ip = server.address_towards(peer_ip)
             media = self.open_media(peer_ip)
             dialog = Dialog(request, host_port(ip, server.port), server.reply, server.after,
-                            server.uas.respond, server.request_sender.send, self.release,
-                            self.drop)
+                            server.uas.respond, server.request_sender.send, self.end_media,
+                            self.remove_ended)
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
             dialog.media, media.name = media, str(dialog)
             dialog.timer = SessionTimer(dialog, server.after, Dialog.hang_up)
@@ -139,7 +140,7 @@ class Calls(CallTable):
         Raises RuntimeError or OSError if no thread can serve them.
         """
         if tick:
-            dialog.media.start(self._bots, tick)
+            dialog.media.start(self._bot_thread, tick)
         else:
             dialog.media.start(self._thread())
         dialog.began = self._server.clock()
@@ -153,24 +154,24 @@ class Calls(CallTable):
         Above MANY_CALLS all echoes share it.
         """
         if len(self) > max(self._config.rtp_threads, MANY_CALLS):
-            for thread in self._own:
+            for thread in self._echo_threads:
                 if len(thread):
-                    thread.hand_over(self._shared)
-            return self._shared
-        for thread in self._own:
+                    thread.hand_over(self._shared_echo_thread)
+            return self._shared_echo_thread
+        for thread in self._echo_threads:
             if not len(thread):
                 return thread
-        if len(self._own) == self._config.rtp_threads:
-            return self._shared
-        self._own.append(RTPThread(linger=LINGER))
-        return self._own[-1]
+        if len(self._echo_threads) == self._config.rtp_threads:
+            return self._shared_echo_thread
+        self._echo_threads.append(RTPThread(linger=LINGER))
+        return self._echo_threads[-1]
 
     def _offer_to_bot(self, dialog, body):
         """Start the bot of a new call; reject the call if the bot does not answer in time."""
         call = bot.Call(dialog.caller, dialog.called, dialog.identity.name, dialog.invite.headers,
                         dialog.media, BotActions(dialog, self._post, self.answer), self._config,
                         dialog.invite.source)
-        dialog.bot, dialog.body = Service(call), body
+        dialog.bot, dialog.answer_sdp = Service(call), body
         expires = dialog.invite.header("Expires", "")
         if DIGITS.fullmatch(expires) and int(expires) <= RING_SECONDS:
             dialog.later(int(expires), reject_overdue, 487)  # RFC 3261 13.3.1
@@ -180,7 +181,7 @@ class Calls(CallTable):
 
     def start_bot(self, dialog):
         """Run the bot in a new thread. Raises RuntimeError if none can be started."""
-        threading.Thread(target=dialog.bot.run, args=(self._bot,), daemon=True,
+        threading.Thread(target=dialog.bot.run, args=(self._bot_function,), daemon=True,
                          name=f"bot-{dialog.media.port}").start()
 
     # While a call is up
@@ -206,7 +207,7 @@ class Calls(CallTable):
         if before.formats and not dialog.over:
             log_change(dialog, before)
 
-    def on_ack(self, dialog, ack):
+    def verify_caller(self, dialog, ack):
         """Take the ACK of a 2xx: it repeats our tag, so the source of the INVITE is verified."""
         self._unverified.pop(dialog, None)
         dialog.acked, dialog.media.mute = True, False
@@ -249,19 +250,19 @@ class Calls(CallTable):
         if dialog.bot:
             dialog.bot.on_key(key)
 
-    def release(self, dialog):
+    def end_media(self, dialog):
         """End the media of a call and give back its RTP port; its bot learns of the end."""
         media = dialog.media
         media.stop()
         self._ports.discard(media.port)
         self._unverified.pop(dialog, None)
         seconds = self._server.clock() - dialog.began if dialog.began is not None else 0.0
-        dialog.statistics = statistics(media, seconds)
+        dialog.p_rtp_stat = p_rtp_stat(media, seconds)
         log_ended(dialog, seconds)
         if dialog.bot:
             dialog.bot.on_end(dialog.why)
 
-    def drop(self, dialog):
+    def remove_ended(self, dialog):
         """Remove a dialog that has ended from the table."""
         self.remove(dialog)
         dialog.timer.stop()
@@ -323,7 +324,7 @@ def log_ended(dialog, seconds):
              round_trip, dialog.call_id[:100])
 
 
-def statistics(media, seconds):
+def p_rtp_stat(media, seconds):
     """Return the value of P-RTP-Stat, which CUCM copies into its dialog records; integers only."""
     values = (("PS", media.packets_out), ("OS", media.bytes_out),
               ("PR", media.packets_in), ("OR", media.received.bytes), ("PL", media.received.lost),

@@ -65,7 +65,7 @@ def obey_signals(server):
         if len(received) == 1:
             server.call_soon(server.drain if number == signal.SIGTERM else server.stop)
         elif len(received) == 2 and server.running:
-            server.call_soon(server.end)
+            server.call_soon(server.stop_now)
         else:
             sys.exit(1)  # the loop is stuck, or only bots are waited for
 

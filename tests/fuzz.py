@@ -317,7 +317,7 @@ def check_server(example):
         trunk.advance(100)
         server = trunk.server
         assert not [*server.calls, *server.transactions._transactions,
-                    *server.transactions._merged, *server.requests._waiting]
+                    *server.transactions._merged, *server.client_transactions._waiting]
         check_table(server)
         if CAUGHT.errors:
             raise CAUGHT.errors[0]

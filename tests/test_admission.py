@@ -297,7 +297,7 @@ class Amplification(unittest.TestCase):
         for bot in (None, lambda call: None):
             peer = Trunk(bot, known=False)
             peer.server.calls.start_bot = lambda call: None
-            peer.server.calls._bots.tick = lambda tick: None
+            peer.server.calls._bot_thread.tick = lambda tick: None
             peer.say("INVITE", body=OFFER)
             call, = peer.server.calls
             if bot:
@@ -468,7 +468,7 @@ class Log(unittest.TestCase):
         self.assertEqual(len(self.lines), PEER_LINES + 1)
         self.lines.clear()
         self.peer.advance(60)
-        server.calls._bot = lambda call: None
+        server.calls._bot_function = lambda call: None
         server.calls.start_bot = lambda call: actions.reject(call, 603)
         for number in range(200):
             self.peer.say("INVITE", body=OFFER, call_id=f"{number}", from_tag=f"{number}")

@@ -16,7 +16,7 @@ class BotCase(unittest.TestCase):
         self.server, self.calls = self.trunk.server, self.trunk.server.calls
         self.started, self.paced, self.told = [], [], []
         self.calls.start_bot = self.started.append
-        self.calls._bots.tick = self.paced.append
+        self.calls._bot_thread.tick = self.paced.append
 
     def invite(self, **parts):
         """Deliver an INVITE; return the call, which its bot has not answered."""
@@ -187,7 +187,7 @@ class BeforeTheAnswer(BotCase):
             answers = self.trunk.say("INVITE", body=OFFER, call_id="other")
         self.assertEqual((statuses(answers), len(self.calls)), ([100, 486], 0))
         self.calls.start_bot = self.started.append
-        self.calls._bots.tick = fail
+        self.calls._bot_thread.tick = fail
         self.invite()
         with self.assertLogs("siprtp.bots.actions", "WARNING"):
             self.assertEqual(statuses(self.do("accept")), [486])

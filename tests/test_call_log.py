@@ -70,7 +70,7 @@ class Lines(unittest.TestCase):
                 raise OSError(101, "Network is unreachable")
 
         server.sock, server.send = Unreachable(), lambda *args: SIPServer.send(server, *args)
-        server.requests._send = server.send
+        server.client_transactions._send = server.send
 
         def hang_up():
             call.hang_up("test")

@@ -57,7 +57,7 @@ class SetUp(unittest.TestCase):
         self.assertEqual(self.server.sent[-1][1], ("192.0.2.10", 5060))
         self.trunk.advance(33)  # the BYE gets no answer either
         self.assertEqual((len(self.server.calls), len(self.server.transactions),
-                          len(self.server.requests)), (0, 0, 0))
+                          len(self.server.client_transactions)), (0, 0, 0))
 
     def test_an_ack_with_the_invites_own_branch_counts_as_well(self):
         ok = self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKsame")[-1]

@@ -31,7 +31,7 @@ class DialogCase(unittest.TestCase):
 
     def confirmed(self):
         call = self.answered()
-        call.on_ack(101)
+        call.take_unacked(101)
         call.on("ack")
         return call
 
@@ -51,7 +51,7 @@ class States(DialogCase):
         call = self.answered()
         call.on("hang up", why="test")
         self.assertEqual((call.state, self.requests), ("hanging up", []))
-        call.on_ack(101)
+        call.take_unacked(101)
         call.on("ack")
         self.assertEqual((call.state, self.requests[0][0]), ("closing", "BYE"))
 
@@ -90,9 +90,9 @@ class States(DialogCase):
 
     def test_only_the_ack_of_the_last_2xx_counts_and_only_once(self):
         call = self.answered()
-        self.assertIsNone(call.on_ack(100))
-        self.assertEqual(call.on_ack(101).cseq, 101)
-        self.assertIsNone(call.on_ack(101))
+        self.assertIsNone(call.take_unacked(100))
+        self.assertEqual(call.take_unacked(101).cseq, 101)
+        self.assertIsNone(call.take_unacked(101))
 
 
 class Requests(DialogCase):
@@ -130,7 +130,7 @@ class Requests(DialogCase):
 
     def test_a_new_contact_moves_the_target(self):
         call = self.call()
-        call.refresh(SIPMessage("UPDATE sip:a@b SIP/2.0\r\n"
+        call.update_peer(SIPMessage("UPDATE sip:a@b SIP/2.0\r\n"
                                 "m: <sip:new@10.0.0.7;method=INVITE?Subject=x>\r\n\r\n"))
         self.assertEqual(self.request_of(call)[1], "sip:new@10.0.0.7")
 

@@ -90,7 +90,7 @@ class EndedNow(unittest.TestCase):
         trunk.say("INVITE", body=OFFER, call_id="not yet acked")
         trunk.server.drain()
         seen = len(trunk.server.sent)
-        trunk.server.end()
+        trunk.server.stop_now()
         self.assertEqual([(m.method(), m.header("Call-ID")) for m in trunk.answers(seen)],
                          [("BYE", "up"), ("BYE", "not yet acked")])
         self.assertEqual((trunk.server.running, len(trunk.server.calls)), (False, 0))
@@ -100,7 +100,7 @@ class EndedNow(unittest.TestCase):
         trunk.call()
         trunk.server.stop()
         seen = len(trunk.server.sent)
-        trunk.server.end()
+        trunk.server.stop_now()
         self.assertEqual((trunk.answers(seen), trunk.server.running), ([], False))
 
 

@@ -94,8 +94,8 @@ class Leaks(unittest.TestCase):
         """Assert that no table has a row and no timer is left after all have run."""
         trunk.advance(10000)
         server = trunk.server
-        self.assertEqual((len(server.calls), len(server.transactions), len(server.requests)),
-                         (0, 0, 0))
+        self.assertEqual((len(server.calls), len(server.transactions),
+                          len(server.client_transactions)), (0, 0, 0))
         self.assertTrue(server._timers.empty())
         self.assertEqual({media.stopped for media in server.media_made}, {1})
 

@@ -63,7 +63,7 @@ def accept(dialog, answer):
     if dialog.state != "proceeding":
         return
     try:
-        answer(dialog, dialog.body, dialog.bot.tick)
+        answer(dialog, dialog.answer_sdp, dialog.bot.tick)
     except (RuntimeError, OSError) as error:
         log.warning("%s rejected with 486: no RTP thread: %s", dialog, error)
         dialog.reject(486, "no thread")

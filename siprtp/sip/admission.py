@@ -91,7 +91,7 @@ class Admission:
         """Return whether the host at an address is known to receive what is sent to it."""
         return ip in self._verified or ip == self.own_ip
 
-    def has_acked(self, ip):
+    def was_verified(self, ip):
         """Return whether an address was verified by an answer of its own."""
         return ip in self._verified
 

@@ -55,7 +55,7 @@ class Dialog:
 
     def __init__(self, invite, host, send, after, respond, request, release, remove):
         self.state, self.why, self.cause = "proceeding", "", 16
-        self.statistics = ""  # the value of P-RTP-Stat, once the media have ended
+        self.p_rtp_stat = ""  # the value of P-RTP-Stat, once the media have ended
         self.transport = "UDP" if invite.connection is None else "TCP"
         self.invite, self.host = invite, host
         self.send, self.after, self.respond, self._request = send, after, respond, request
@@ -70,14 +70,14 @@ class Dialog:
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
         self.connected, self.identity = self.caller, get_identity(invite)
         self.connection, self.peer_updates = None, False
-        self.refresh(invite)
+        self.update_peer(invite)
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
         self.acked = False  # the peer has ACKed a 2xx of ours
         self.referral = None  # the Referral in progress
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.negotiation = self.timer = self.bot = None  # siprtp.calls joins them
-        self.body = b""  # of the 200 that a bot's answer will send
+        self.answer_sdp = b""  # of the 200 that a bot's answer will send
         self.began = None  # when it was answered, by the server's clock
 
     def __str__(self):
@@ -115,7 +115,7 @@ class Dialog:
             action(self, *args)
         return True
 
-    def refresh(self, message):
+    def update_peer(self, message):
         """Update what we know of the peer from an INVITE, an UPDATE or the 2xx to one.
 
         Its Contact becomes the remote target (RFC 3261 12.2.2) and its connection the one to use;
@@ -133,7 +133,7 @@ class Dialog:
             self.connected, self.identity = get_caller_number(message), get_identity(message)
             log.info("%s: now connected to %r", self, self.connected)
 
-    def on_ack(self, cseq):
+    def take_unacked(self, cseq):
         """Stop resending at an ACK; return the Unacked it confirms, None for a stray ACK."""
         unacked = self.unacked
         if unacked is None or unacked.cseq != cseq:
@@ -201,7 +201,7 @@ class Dialog:
     def send_bye(self):
         """End the media and send BYE."""
         self._end_media()
-        headers = [("Reason", f"Q.850;cause={self.cause}"), ("P-RTP-Stat", self.statistics)]
+        headers = [("Reason", f"Q.850;cause={self.cause}"), ("P-RTP-Stat", self.p_rtp_stat)]
         self.send_request("BYE", [h for h in headers if h[1]], self._on_bye_answer)
 
     def _on_bye_answer(self, response):

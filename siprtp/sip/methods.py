@@ -37,7 +37,7 @@ def on_reinvite(context, request):
     offer = next_offer(dialog, request)
     answer_expiry(request, False)
     body = context.calls.negotiate(dialog, offer)
-    dialog.refresh(request)
+    dialog.update_peer(request)
     send_2xx(dialog, request, body, offered=offer is None)
 
 
@@ -47,7 +47,7 @@ def on_update(context, request):
     offer = next_offer(dialog, request)
     answer_expiry(request, False)
     body = context.calls.negotiate(dialog, offer) if offer is not None else b""
-    dialog.refresh(request)
+    dialog.update_peer(request)
     headers = [("Contact", dialog.contact), ("Allow", ALLOW), SUPPORTED]
     if dialog.state != "proceeding":  # RFC 4028 4: before the answer a session has no timer
         headers += start_timer(dialog, request)
@@ -67,11 +67,11 @@ def next_offer(dialog, request):
 
 def on_ack(context, request):
     dialog = context.calls.find(request)
-    unacked = dialog and dialog.on_ack(request.cseq[0])
+    unacked = dialog and dialog.take_unacked(request.cseq[0])
     if not unacked:
         log.debug("ACK dropped: no 2xx waits for it; Call-ID %.100a", request.header("Call-ID"))
         return
-    context.calls.on_ack(dialog, request)
+    context.calls.verify_caller(dialog, request)
     dialog.on("ack")
     if unacked.offered and not dialog.over:
         context.calls.take_answer(dialog, request)
@@ -84,7 +84,7 @@ def on_bye(context, request):
     if dialog.state == "proceeding":  # RFC 3261 15.1.2
         context.respond(dialog.invite, 487, to_tag=dialog.local_tag)
     dialog.on("bye", why=with_cause("the caller hung up", request))
-    headers = [("P-RTP-Stat", dialog.statistics)] if dialog.statistics else []
+    headers = [("P-RTP-Stat", dialog.p_rtp_stat)] if dialog.p_rtp_stat else []
     context.respond(request, 200, "", headers)
 
 

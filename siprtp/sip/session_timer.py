@@ -122,7 +122,7 @@ class SessionTimer:
 
     def _on_refreshed(self, response):
         try:
-            self._call.refresh(response)
+            self._call.update_peer(response)
             found = read_session_expires(response)
         except ValueError:
             found = None
