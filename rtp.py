@@ -88,6 +88,7 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
     siprtp.media.echo, the echo of the server, does the same for many calls at once.
     """
     agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
+    remote = agreement.remote or ("", 0)  # ("", 0) on hold: then nothing is echoed
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
     # sequence numbers echoed last: a repeated packet is echoed once
     recent: Deque[int] = deque(maxlen=100)
@@ -102,12 +103,12 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
                 continue  # no packet, an ICMP error of an earlier one, or not RTP
             payload_type = agreement.formats.get(packet.payload_type)
             if (not echoes or payload_type is None or len(data) == MAX_PACKET
-                    or source[0] != agreement.remote[0] or packet.sequence in recent):
+                    or source[0] != remote[0] or packet.sequence in recent):
                 continue
             # RFC 3550 8.2: a mirrored SSRC would look like a loop
             echo = packet._replace(payload_type=payload_type, sequence=sequence, ssrc=ssrc)
             try:
-                sock.sendto(echo.serialize(), agreement.remote)
+                sock.sendto(echo.serialize(), remote)
             except OSError:
                 continue  # an ICMP error of an earlier packet, or no route: the next one may pass
             sequence = sequence + 1 & 0xFFFF

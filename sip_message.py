@@ -7,10 +7,12 @@ bytes that are not UTF-8 survive as surrogate escapes.
 
 import re
 from collections.abc import Mapping
+from typing import List, Optional, Tuple
 
 from sip_utils import (
     DIGITS,
     TOKEN,
+    Via,
     parse_address,
     parse_cseq,
     parse_params,
@@ -95,27 +97,27 @@ class SIPMessage:
         self._defect = self._defect or defect
         self._cut_body()
 
-    def is_request(self):
+    def is_request(self) -> bool:
         return self.valid and not self.status
 
-    def is_response(self):
+    def is_response(self) -> bool:
         return self.valid and self.status > 0
 
-    def method(self):
+    def method(self) -> str:
         """Return the request's method, or the one a response's CSeq names; "" for none."""
         if self._method or not self.valid:
             return self._method
         return (self.header("CSeq", "").split() + ["", ""])[1]
 
     @property
-    def headers(self):
+    def headers(self) -> Headers:
         return Headers(self._fields)
 
     def header(self, name, default=None):
         """Return the value of the first line of that name (any case, long or compact)."""
         return self._fields.get(long_name(name), [default])[0]
 
-    def headers_all(self, name):
+    def headers_all(self, name: str) -> List[str]:
         """Return every value of that name in order; comma-separated values count singly."""
         return list(self._values(long_name(name)))
 
@@ -156,22 +158,22 @@ class SIPMessage:
     # Header values that a request must have, parsed on demand. ValueError: missing or malformed
 
     @property
-    def via(self):
+    def via(self) -> Via:
         return parse_via(next(self._values("via"), ""))
 
     @property
-    def cseq(self):
+    def cseq(self) -> Tuple[int, str]:
         return parse_cseq(self.header("CSeq", ""))
 
     @property
-    def from_tag(self):
+    def from_tag(self) -> str:
         return parse_address(self.header("From", "")).tag
 
     @property
-    def to_tag(self):
+    def to_tag(self) -> str:
         return parse_address(self.header("To", "")).tag
 
-    def check(self):
+    def check(self) -> None:
         """Raise the SIPError that answers a defective request: 400 (names it), 505, 414 or 416."""
         if self.version != "SIP/2.0":
             raise SIPError(505, "")
@@ -217,7 +219,7 @@ class SIPMessage:
             return "Malformed Max-Forwards"
         return ""
 
-    def sdp(self):
+    def sdp(self) -> Optional[bytes]:
         """Return the session description as bytes, or None if the message has none.
 
         Raises SIPError(415) for an encoded body, or one we must understand but do not.
@@ -225,12 +227,12 @@ class SIPMessage:
         return find_sdp(self._fields, self.body)
 
 
-def long_name(name):
+def long_name(name: str) -> str:
     name = name.lower()
     return COMPACT.get(name, name)
 
 
-def split_head(data):
+def split_head(data: bytes) -> Tuple[str, bytes]:
     """Return (head as str without folds, body as bytes)."""
     match = BLANK_LINE.search(data)  # RFC 3261 7 wants CRLF; hand-made tests send LF
     head, body = (data[:match.start()], data[match.end():]) if match else (data, b"")

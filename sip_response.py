@@ -1,6 +1,6 @@
 """Build SIP messages: SIPResponse, where a response goes, and the one serializer."""
 
-from typing import NamedTuple
+from typing import Iterable, List, NamedTuple, Tuple
 
 from sip_utils import split_outside, stable_tag
 from siprtp.sockets import same_ip
@@ -46,7 +46,7 @@ class SIPResponse:
         return bytes(self).decode("utf-8", "replace")
 
 
-def serialize(start_line, headers, body=b""):
+def serialize(start_line: str, headers: Iterable[Tuple[str, str]], body: bytes = b"") -> bytes:
     """Return the bytes of a message; Content-Type (for a body) and Content-Length are added."""
     lines = [start_line] + [f"{name}: {value}" for name, value in headers]
     if body:
@@ -55,7 +55,7 @@ def serialize(start_line, headers, body=b""):
     return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
-def copied_headers(request, code, to_tag=""):
+def copied_headers(request, code: int, to_tag: str = "") -> List[Tuple[str, str]]:
     """Return the headers that a response copies from its request (RFC 3261 8.2.6.2, 12.1.1)."""
     headers = [("Via", via) for via in stamped_vias(request)]
     if code > 100 and code < 300 and request.method() == "INVITE":
@@ -69,19 +69,19 @@ def copied_headers(request, code, to_tag=""):
     return headers
 
 
-def own_tag(request):
+def own_tag(request) -> str:
     """Return the To tag of responses outside a dialog: the same for each retransmission."""
     number = request.header("CSeq", "").partition(" ")[0]  # a CANCEL's tag is its INVITE's
     return stable_tag(number, *(request.header(name, "") for name in ("From", "To", "Call-ID")))
 
 
-def has_tag(value):
+def has_tag(value: str) -> bool:
     """Return whether a From or To value, however malformed, has a tag."""
     params = split_outside(value, ";")[1:]
     return any(param.partition("=")[0].strip(" \t").lower() == "tag" for param in params)
 
 
-def stamped_vias(request):
+def stamped_vias(request) -> List[str]:
     """Return all Via values in order, the first with received and rport filled in.
 
     RFC 3261 18.2.1: received is added if the source differs from sent-by. RFC 3581 4: with rport,

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import re
 import secrets
-from typing import Dict, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 from urllib.parse import unquote
 
 MAGIC_COOKIE = "z9hG4bK"  # a branch that starts so is unique (RFC 3261 8.1.1.7)
@@ -37,7 +37,7 @@ class Address(NamedTuple):
     params: Dict[str, str]
 
     @property
-    def tag(self):
+    def tag(self) -> str:
         return self.params.get("tag", "")
 
 
@@ -61,31 +61,31 @@ class Via(NamedTuple):
     params: Dict[str, str]
 
     @property
-    def branch(self):
+    def branch(self) -> str:
         return self.params.get("branch", "")
 
 
-def split_outside(text, separator):
+def split_outside(text: str, separator: str) -> List[str]:
     """Split at separator, "," or ";", but not inside "quoted strings" or <angle brackets>."""
     if '"' not in text and "<" not in text:
         return text.split(separator)
     parts, start, element = [], 0, ELEMENT[separator]
     while start <= len(text):
-        end = element.match(text, start).end()
+        end = element.match(text, start).end()  # type: ignore[union-attr]  # it matches "" too
         parts.append(text[start:end])
         start = end + 1
     return parts
 
 
 @remembered
-def split_list(value):
+def split_list(value: str) -> List[str]:
     """Return the elements of a comma-separated header value, without the empty ones."""
     return [part for part in (p.strip(" \t") for p in split_outside(value, ",")) if part]
 
 
-def parse_params(parts):
+def parse_params(parts: Iterable[str]) -> Dict[str, str]:
     """Return {lower-case name: value} of ["a=1", "lr", ...]; the first of a repeated name."""
-    params = {}
+    params: Dict[str, str] = {}
     for part in parts:
         name, _, value = part.partition("=")
         name, value = name.strip(" \t").lower(), value.strip(" \t")
@@ -97,7 +97,7 @@ def parse_params(parts):
 
 
 @remembered
-def parse_address(value):
+def parse_address(value: str) -> Address:
     """Parse `"Bob" <sip:bob@host>;tag=1` or `sip:bob@host;tag=1`. Raises ValueError."""
     before, *params = split_outside(value, ";")
     before = before.strip(" \t")
@@ -130,7 +130,7 @@ def _split_display(text):
 
 
 @remembered
-def parse_uri(text):
+def parse_uri(text: str) -> URI:
     """Parse a URI; of schemes other than sip and sips only scheme and user. Raises ValueError."""
     scheme, colon, rest = text.partition(":")
     if not colon or not SCHEME.fullmatch(scheme) or any(c in rest for c in " \t<>\""):
@@ -145,7 +145,7 @@ def parse_uri(text):
     return URI(scheme, userinfo.partition(":")[0], host, port, parse_params(params), headers)
 
 
-def request_uri(uri):
+def request_uri(uri: str) -> str:
     """Return a URI without the parts that a Request-URI may not have (RFC 3261 19.1.1)."""
     user, at, rest = uri.rpartition("@")
     rest, *params = rest.partition("?")[0].split(";")
@@ -153,7 +153,7 @@ def request_uri(uri):
                     + [param for param in params if not param.lower().startswith("method=")])
 
 
-def split_host_port(text):
+def split_host_port(text: str) -> Tuple[str, int]:
     """Return (host, port) of `host:5060` or `[::1]`; port 0 if none. Raises ValueError."""
     match = HOST_PORT.fullmatch(text)
     if not match:
@@ -165,7 +165,7 @@ def split_host_port(text):
 
 
 @remembered
-def parse_via(value):
+def parse_via(value: str) -> Via:
     """Parse one Via value; spaces are allowed around / : ; and =. Raises ValueError."""
     protocol, *params = split_outside(value, ";")
     match = VIA.fullmatch(protocol.strip(" \t"))
@@ -176,7 +176,7 @@ def parse_via(value):
 
 
 @remembered
-def parse_cseq(value):
+def parse_cseq(value: str) -> Tuple[int, str]:
     """Return (number, method). Raises ValueError unless the number is below 2**31."""
     number, method = (value.split() + ["", ""])[:2]
     if not DIGITS.fullmatch(number) or int(number) >= 2 ** 31 or not TOKEN.fullmatch(method):
@@ -184,23 +184,23 @@ def parse_cseq(value):
     return int(number), method
 
 
-def new_tag():
+def new_tag() -> str:
     """Return a random tag of 64 bits (RFC 3261 19.3)."""
     return secrets.token_hex(8)
 
 
-def new_branch():
+def new_branch() -> str:
     """Return a random branch with the magic cookie."""
     return MAGIC_COOKIE + secrets.token_hex(8)
 
 
-def stable_tag(*parts):
+def stable_tag(*parts: str) -> str:
     """Return the same tag for the same parts, for stateless responses (RFC 3261 8.2.7)."""
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.blake2s(text, key=SECRET, digest_size=8).hexdigest()
 
 
-def q850_cause(message):
+def q850_cause(message) -> int:
     """Return the ITU-T Q.850 cause in the Reason of a BYE or CANCEL (RFC 3326), 0 for none."""
     for value in message.headers_all("Reason"):
         protocol, *params = split_outside(value, ";")
@@ -222,7 +222,7 @@ class Identity(NamedTuple):
     private: bool
 
 
-def get_identity(message):
+def get_identity(message) -> Identity:
     """Return the Identity that a request gives."""
     remote_party = _calling_parties(message)
     names = [address.display for address in _addresses(
@@ -231,9 +231,10 @@ def get_identity(message):
     diverted_by = _first_user(_first(message, "Diversion") + history)
     wishes = message.header("Privacy", "").lower().replace(",", ";").split(";")
     hidden = {wish.strip() for wish in wishes} & {"id", "header", "user", "session"}
-    hidden = hidden or any(address.params.get("privacy", "off").lower() != "off"
-                           for address in _addresses(remote_party))
-    private = bool(hidden) or _first_user(_first(message, "From")).lower() == "anonymous"
+    shielded = any(address.params.get("privacy", "off").lower() != "off"
+                   for address in _addresses(remote_party))
+    anonymous = _first_user(_first(message, "From")).lower() == "anonymous"
+    private = bool(hidden) or shielded or anonymous
     name = next((name for name in names if 0 < len(name) <= LONGEST_NAME), "")
     return Identity(name, diverted_by, private)
 
@@ -256,7 +257,7 @@ def _addresses(values):
             continue
 
 
-def get_caller_number(message):
+def get_caller_number(message) -> str:
     """Return the caller's user part: of P-Asserted-Identity, or else of From, or else "".
 
     If that is empty or "anonymous", Remote-Party-ID may have the number.
@@ -267,7 +268,7 @@ def get_caller_number(message):
     return told
 
 
-def get_called_number(message):
+def get_called_number(message) -> str:
     """Return the called user: the first of Request-URI, P-Called-Party-ID, To, Diversion."""
     values = [value for name in ("P-Called-Party-ID", "To", "Diversion")
               for value in _first(message, name)]

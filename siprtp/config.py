@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from collections import namedtuple
+from typing import Mapping
 
 from siprtp import formats
 
@@ -173,21 +174,21 @@ class Config(namedtuple("Settings", [name.lower() for name, *_ in SETTINGS])):  
     __slots__ = ()  # no other attributes
 
     @property
-    def reach_ip(self):
+    def reach_ip(self) -> str:
         """The address at which this machine reaches its own server."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_ip, self.bind_ip)
 
     @property
-    def binds_one(self):
+    def binds_one(self) -> bool:
         """True if the server listens on one address, not on all of them."""
         return self.bind_ip == self.reach_ip
 
-    def describe(self):
+    def describe(self) -> str:
         """Return every setting as NAME=value in one line; passwords are only counted."""
         return " ".join(f"{name}={as_text(value)}" for (name, *_), value in zip(SETTINGS, self))
 
     @classmethod
-    def from_env(cls, environ):
+    def from_env(cls, environ: Mapping[str, str]) -> "Config":
         """Read the settings from a mapping like os.environ. Raises ConfigError."""
         values = {}
         for name, default, read, _ in SETTINGS:
@@ -216,7 +217,7 @@ def as_text(value):
     return str(value)
 
 
-def help_text():
+def help_text() -> str:
     """Return the table of settings, for --help."""
     rows = [f"  {name:17} {about} (default: {default or 'unset'})"
             for name, default, _, about in SETTINGS]

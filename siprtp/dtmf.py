@@ -2,6 +2,7 @@
 
 import re
 import struct
+from typing import List
 
 KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
@@ -23,7 +24,7 @@ class EventReader:
         self._ssrc = self._timestamp = self._event = None
         self._ended, self._duration = True, 0
 
-    def read(self, ssrc, timestamp, payload):
+    def read(self, ssrc: int, timestamp: int, payload: bytes) -> str:
         """Return the key whose press a packet begins; "" if it continues one or is no key."""
         if len(payload) < EVENT.size:
             return ""
@@ -46,7 +47,7 @@ class NotifyReader:
     def __init__(self):
         self._open, self._duration = None, 0
 
-    def read(self, body):
+    def read(self, body: bytes) -> str:
         """Return the key whose press a body of four bytes begins, or ""."""
         if len(body) < EVENT.size:
             return ""
@@ -63,7 +64,7 @@ class Keys:
     def __init__(self):
         self._reports = []  # (key, the ways that reported it, when the first did)
 
-    def is_new(self, key, way, now):
+    def is_new(self, key: str, way: str, now: float) -> bool:
         """Return whether this is a new press. way: what reported it. now: seconds."""
         self._reports = [report for report in self._reports[-20:] if now - report[2] < SAME]
         for reported, ways, _ in self._reports:
@@ -74,12 +75,12 @@ class Keys:
         return True
 
 
-def key_of(event):
+def key_of(event: int) -> str:
     """Return the key of an event code, or "" (16 is the hook flash)."""
     return KEYS[event] if event < len(KEYS) else ""
 
 
-def info_key(content_type, body):
+def info_key(content_type: str, body: bytes) -> str:
     """Return the key of an INFO body, application/dtmf-relay or application/dtmf, or ""."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/dtmf-relay":
@@ -93,7 +94,7 @@ def info_key(content_type, body):
     return text if len(text) == 1 and text in KEYS else ""
 
 
-def event_payloads(key):
+def event_payloads(key: str) -> List[bytes]:
     """Return the payloads of a press of 100 ms, to be sent 20 ms apart with one timestamp.
 
     The end is sent three times, in case of loss (RFC 4733 2.5.1.4). Raises ValueError if key is

@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from typing import Hashable
 
 from siprtp.sockets import network
 
@@ -26,7 +27,7 @@ class Counts:
         self._clock, self._seconds, self._period, self._counts = clock, seconds, None, {}
         self._lock = threading.Lock()
 
-    def add(self, key, times=1):
+    def add(self, key: Hashable, times: int = 1) -> float:
         """Return the key's count in this period, or infinity if the table is full."""
         period = int(self._clock() / self._seconds)
         with self._lock:
@@ -54,15 +55,15 @@ class LogThrottle:
         self._texts = Counts(clock, MINUTE)
         self._peer, self._thread = "", threading.get_ident()
 
-    def begin(self, ip):
+    def begin(self, ip: str) -> None:
         """Count the lines that this thread logs from now on against a peer's address."""
         self._peer, self._thread = ip, threading.get_ident()
 
-    def end(self):
+    def end(self) -> None:
         """Count the lines that follow against no peer."""
         self._peer = ""
 
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a LogRecord."""
         own = record.name.partition(".")[0] in OWN and record.name not in PER_PEER
         if own and record.levelno >= logging.WARNING and not self._may_repeat(record):

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 DSCP_SIP, DSCP_RTP = 24, 46  # CS3, EF (RFC 4594)
 
 
-def wake_every(sock, seconds):
+def wake_every(sock: socket.socket, seconds: float) -> None:
     """Let a blocking recv raise BlockingIOError or socket.timeout after so many idle seconds.
 
     The kernel does it on POSIX: settimeout costs one poll per packet, and makes send wait too.
@@ -23,12 +23,12 @@ def wake_every(sock, seconds):
         sock.settimeout(seconds)
 
 
-def family_of(ip):
+def family_of(ip: str) -> socket.AddressFamily:
     """Return AF_INET or AF_INET6."""
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
-def open_socket(ip, kind):
+def open_socket(ip: str, kind: int) -> socket.socket:
     """Return an unbound socket of a kind (SOCK_DGRAM, SOCK_STREAM) for an IP. Raises OSError."""
     sock = socket.socket(family_of(ip), kind)
     if ":" in ip:  # if :: took IPv4 as well, every address would have two forms
@@ -36,12 +36,12 @@ def open_socket(ip, kind):
     return sock
 
 
-def host_port(ip, port):
+def host_port(ip: str, port: int) -> str:
     """Return "ip:port" as SIP writes it, an IPv6 address in brackets."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def plain_ip(text):
+def plain_ip(text: str) -> str:
     """Return an IP address in its usual spelling, a mapped IPv4 one as IPv4; "" for a name."""
     if not same_ip(text, text):
         return ""
@@ -49,14 +49,14 @@ def plain_ip(text):
     return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
-def network(ip):
+def network(ip: str) -> str:
     """Return the IP, or its /64 for IPv6, because one host can take any address of a /64."""
     if ":" not in ip:
         return ip
     return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
 
 
-def same_ip(one, other):
+def same_ip(one: str, other: str) -> bool:
     """Return whether two texts are the same IP address, in any spelling, with or without []."""
     if "%" in one + other:
         return False  # a scope ID may be any text
@@ -66,7 +66,7 @@ def same_ip(one, other):
         return False
 
 
-def set_dscp(sock, dscp):
+def set_dscp(sock: socket.socket, dscp: int) -> None:
     """Mark the packets that a socket sends with a DSCP (RFC 4594), if the system allows it."""
     try:
         if sock.family == socket.AF_INET6:
@@ -77,7 +77,7 @@ def set_dscp(sock, dscp):
         log.debug("DSCP %d not set: %s", dscp, error)
 
 
-def local_address(ip):
+def local_address(ip: str) -> str:
     """Return the address of this machine that faces ip, without sending. Raises OSError."""
     with open_socket(ip, socket.SOCK_DGRAM) as probe:
         try:

@@ -8,6 +8,7 @@ an unverified peer are bounded by what came from it. All of it runs in the SIP t
 import functools
 import ipaddress
 import logging
+from typing import Tuple
 
 from siprtp.logs import MAX_KEYS, MINUTE, UNVERIFIED, Counts
 from siprtp.sockets import network
@@ -52,7 +53,7 @@ class Admission:
         return any(version == address.version and number & mask == first
                    for version, mask, first in self._networks)
 
-    def admits(self, address, size, tcp=False):
+    def admits(self, address: Tuple[str, int], size: int, tcp: bool = False) -> bool:
         """Return whether to look at a message of so many bytes from an (ip, port)."""
         ip = address[0]
         self._on_message(ip)
@@ -83,19 +84,19 @@ class Admission:
         total = self._unverified.add(UNVERIFIED, times)
         return UNVERIFIED if total >= self._rate // 2 + times else ""
 
-    def is_known(self, ip):
+    def is_known(self, ip: str) -> bool:
         """Return whether an address is verified, or named by itself in the allow-list."""
         return ip in self._verified or ip in self._named
 
-    def is_verified(self, ip):
+    def is_verified(self, ip: str) -> bool:
         """Return whether the host at an address is known to receive what is sent to it."""
         return ip in self._verified or ip == self.own_ip
 
-    def was_verified(self, ip):
+    def was_verified(self, ip: str) -> bool:
         """Return whether an address was verified by an answer of its own."""
         return ip in self._verified
 
-    def verify(self, address):
+    def verify(self, address: Tuple[str, int]) -> None:
         """Count an (ip, port) as verified from now on: a message from it repeated our tag."""
         ip, port = address[:2]
         ports = self._verified.pop(ip, ())
@@ -103,7 +104,7 @@ class Admission:
                  ports if port in ports else (*ports[1 - MAX_PORTS:], port))
         self._credit.pop(ip, None)
 
-    def take_credit(self, ip, size):
+    def take_credit(self, ip: str, size: int) -> bool:
         """Return whether so many bytes may be sent to an address, and book them."""
         if self.is_verified(ip):
             return True

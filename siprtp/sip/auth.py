@@ -48,7 +48,7 @@ class Authenticator:
         self._failures = OrderedDict()  # source -> [when its entry expires, failures]
         self._asked = set()  # (source, Call-ID) of callers that owe us credentials
 
-    def check(self, request):
+    def check(self, request) -> None:
         """Raise SIPError unless a user sent the request: 401, or 403 after too many failures."""
         now, source = self._clock() + self._epoch, network(request.source[0])
         for table in (self._counts, self._failures):
@@ -168,6 +168,6 @@ def same(given, right):
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
 
 
-def hide_credentials(data):
+def hide_credentials(data: bytes) -> bytes:
     """Return the bytes of a message without its credentials, for the log."""
     return SECRET_LINE.sub(rb"\1: ***\r", data)

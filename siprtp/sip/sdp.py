@@ -4,6 +4,7 @@ import ipaddress
 import re
 import secrets
 from types import SimpleNamespace
+from typing import Any, List, Tuple, Union
 
 from siprtp.agreement import NOTHING, Agreement
 from siprtp.formats import DEFAULT, EVENT, FORMATS
@@ -109,7 +110,7 @@ def read_ip(text, like):
     return ip
 
 
-def parse(body):
+def parse(body: Union[str, bytes]) -> Tuple[str, List[MediaLine]]:
     """Return (value of the t= line, [MediaLine]) of a description, str or bytes. Raises SDPError.
 
     Lenient: LF line ends, unknown lines and attributes, and any order below an m= line.
@@ -118,8 +119,10 @@ def parse(body):
     lines = text.split("\n", MAX_LINES)
     if len(lines) > MAX_LINES:
         raise SDPError("too many lines")
-    time, media = "0 0", []
-    here = session = SimpleNamespace(address=[], direction="sendrecv", rtpmap={})
+    time = "0 0"
+    media: List[MediaLine] = []
+    here: Any = SimpleNamespace(address=[], direction="sendrecv", rtpmap={})
+    session = here
     for line in lines:
         kind, _, value = line.strip().partition("=")
         name, _, argument = value.partition(":")
@@ -159,7 +162,7 @@ class Negotiation:
         self._slots = [None]  # the m= lines so far: the rejection of each, None for our audio
         self._types = {}  # codec: its agreed payload type, which stays (RFC 3264 8.3.2)
 
-    def answer(self, offer):
+    def answer(self, offer: Union[str, bytes]) -> Tuple[bytes, Agreement]:
         """Take an offer; return (answer as bytes, Agreement). An SDPError leaves no trace of it."""
         time, media = parse(offer)
         chosen, formats = self._choose(media)
@@ -171,7 +174,7 @@ class Negotiation:
         self._types.update(agreed)
         return self._describe(formats, agreement.sending, agreement.receiving), agreement
 
-    def offer(self):
+    def offer(self) -> bytes:
         """Return our full offer: all formats, sendrecv, even during a hold (RFC 6337 5.3)."""
         for codec in (*self._codecs, EVENT):
             taken = set(self._types.values())
@@ -179,7 +182,7 @@ class Negotiation:
             self._types.setdefault(codec, free[0])
         return self._describe(self._offered(), True, True)
 
-    def on_answer(self, answer):
+    def on_answer(self, answer: Union[str, bytes]) -> Agreement:
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
         media, at = parse(answer)[1], self._slots.index(None)
         if at >= len(media) or not media[at].port:
