@@ -101,7 +101,7 @@ class Call:
         session = self._audio.session
         received, round_trip = session.received, session.round_trip
         return Statistics(received.packets, session.packets_out, received.lost,
-                          received.jitter / 8, None if round_trip is None else round_trip * 1000)
+                          received.jitter_ms, None if round_trip is None else round_trip * 1000)
 
     @property
     def ended(self) -> bool:

@@ -12,6 +12,7 @@ from sip_utils import DIGITS
 from siprtp.bots.actions import BotActions
 from siprtp.bots.service import Service
 from siprtp.call_table import CallTable
+from siprtp.logs import call_id
 from siprtp.media.session import open_rtp_session
 from siprtp.media.thread import RTPThread
 from siprtp.sip import sdp
@@ -28,6 +29,11 @@ MANY_CALLS = 400  # above it threads of their own cost more than they gain: they
 LINGER = 1.0  # seconds an RTP thread without calls waits for the next one
 MAX_UNVERIFIED = 100  # calls of unverified peers that wait for their ACK
 ROUND_TRIP = 1.0  # seconds in which an honest peer's ACK arrives
+HOLDS = {  # (we send, we receive): how the log says it
+    (True, True): "resumed", (False, False): "on hold",
+    (True, False): "on hold, audio only to the caller",
+    (False, True): "on hold, audio only from the caller",
+}
 RING_SECONDS = 180.0  # how long a bot may ring if the INVITE names no time (RFC 3261 16.6)
 
 
@@ -89,7 +95,7 @@ class Calls(CallTable):
                 return dialog.on("no ack", why="no ACK, and other calls wait", cause=102)
         log.info("call rejected: %d of %d calls in use (MAX_CALLS or RTP ports), %d waiting for an "
                  "ACK; Call-ID %a", len(self._ports), self._limit, len(self._unverified),
-                 request.header("Call-ID", "")[:100])
+                 call_id(request))
         return False
 
     def create(self, request):
@@ -103,7 +109,7 @@ class Calls(CallTable):
                             self.remove_ended)
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
             dialog.media, media.name = media, str(dialog)
-            dialog.timer = SessionTimer(dialog, server.after, Dialog.hang_up)
+            dialog.timer = SessionTimer(dialog, server.after)
             dialog.negotiation = sdp.Negotiation(
                 ip, media.port, lambda address: self.is_own(address, media.port),
                 self._config.codecs)
@@ -114,7 +120,7 @@ class Calls(CallTable):
             if not isinstance(error, OSError):
                 raise
             log.warning("call rejected with 486: no RTP port: %s; Call-ID %a", error,
-                        request.header("Call-ID", "")[:100])
+                        call_id(request))
             # not 503: CUBE would take the whole trunk out of service for it
             raise SIPError(486, "") from None
 
@@ -127,10 +133,10 @@ class Calls(CallTable):
         function(dialog, *args)
 
     def open_media(self, peer_ip):
-        """Return an RTPSession on a free port. Raises OSError where there is none."""
+        """Return an RTPSession on a free port. Raises OSError if there is none."""
         config = self._config
         session = open_rtp_session(config.bind_ip, config.rtp_port_start, config.rtp_port_end,
-                                       self._next_rtp_port, peer_ip)
+                                   self._next_rtp_port, peer_ip)
         self._next_rtp_port = session.port + 2  # late packets of an ended call reach no other
         return session
 
@@ -201,7 +207,7 @@ class Calls(CallTable):
         return body
 
     def _apply(self, dialog, agreement):
-        """Let the media follow an agreement; log a hold, its end and a new address."""
+        """Let the media follow an agreement, and log what it changes."""
         before = dialog.media.flow
         dialog.media.update(agreement)
         if before.formats and not dialog.over:
@@ -217,6 +223,7 @@ class Calls(CallTable):
 
     def take_answer(self, dialog, ack):
         """Apply the answer that an ACK carries; without one the caller has 64*T1 to say BYE."""
+        is_first = not dialog.media.flow.formats
         try:
             answer = ack.sdp()
             if answer is not None:
@@ -229,9 +236,9 @@ class Calls(CallTable):
         if not flow.formats:
             log.info("%s: the ACK agrees on no audio", dialog)
             dialog.later(TIMEOUT, self._check_agreed)
-        elif answer is not None:
+        elif is_first:  # log_change reports a later one
             log.info("%s: the ACK agrees on %s, remote media %s", dialog, flow.codec,
-                     host_port(*flow.remote) if flow.remote else "none")
+                     remote_media(flow))
 
     def _check_agreed(self, dialog):
         if not dialog.media.flow.formats:
@@ -288,10 +295,9 @@ def reject_overdue(dialog, status):
 def log_began(dialog):
     """Log the start of a call with what helps to find it in the peer's logs."""
     media, identity = dialog.media, dialog.identity
-    flow = media.flow
     remote = "unknown until the ACK (delayed offer)"
-    if flow.formats:
-        remote = f"{host_port(*flow.remote) if flow.remote else 'none'}, {flow.codec}"
+    if media.flow.formats:
+        remote = f"{remote_media(media.flow)}, {media.flow.codec}"
     details = (("name", identity.name), ("diverted by", identity.diverted_by),
                ("private", identity.private), ("Call-ID", dialog.call_id[:100]))
     log.info("call from %r to %r began: SIP/%s %s, RTP port %d, remote media %s%s", dialog.caller,
@@ -303,14 +309,14 @@ def log_change(dialog, before):
     """Log what a new agreement changed; a hold would look like one-way audio otherwise."""
     flow = dialog.media.flow
     if (before.sending, before.receiving) != (flow.sending, flow.receiving):
-        if flow.sending and flow.receiving:
-            log.info("%s: resumed", dialog)
-        else:
-            audio = ("from" if flow.receiving else "to") if flow.sending or flow.receiving else ""
-            log.info("%s: on hold%s", dialog, f", audio only {audio} the caller" if audio else "")
+        log.info("%s: %s", dialog, HOLDS[flow.sending, flow.receiving])
     if before.codec != flow.codec or (flow.remote and before.remote != flow.remote):
-        log.info("%s: now %s, remote media %s", dialog, flow.codec,
-                 host_port(*flow.remote) if flow.remote else "none")
+        log.info("%s: now %s, remote media %s", dialog, flow.codec, remote_media(flow))
+
+
+def remote_media(flow):
+    """Return where the audio of a Flow goes, for the log."""
+    return host_port(*flow.remote) if flow.remote else "none"
 
 
 def log_ended(dialog, seconds):
@@ -320,15 +326,15 @@ def log_ended(dialog, seconds):
                   else f", round trip {media.round_trip * 1000:.0f} ms")
     log.info("call from %r to %r ended after %.1f s: %s; RTP packets %d in, %d out, %d lost, "
              "jitter %.1f ms%s; Call-ID %a", dialog.caller, dialog.called, seconds, dialog.why,
-             media.packets_in, media.packets_out, media.received.lost, media.received.jitter / 8,
+             media.packets_in, media.packets_out, media.received.lost, media.received.jitter_ms,
              round_trip, dialog.call_id[:100])
 
 
 def p_rtp_stat(media, seconds):
-    """Return the value of P-RTP-Stat, which CUCM copies into its dialog records; integers only."""
+    """Return the value of P-RTP-Stat, which CUCM copies into its call records; integers only."""
     values = (("PS", media.packets_out), ("OS", media.bytes_out),
               ("PR", media.packets_in), ("OR", media.received.bytes), ("PL", media.received.lost),
-              ("JI", media.received.jitter / 8), ("LA", (media.round_trip or 0) * 500),  # ms
+              ("JI", media.received.jitter_ms), ("LA", (media.round_trip or 0) * 500),  # ms
               ("DU", seconds))
     return ",".join(f"{name}={max(0, min(int(value), 0xFFFFFFFF))}" for name, value in values)
 

@@ -20,6 +20,11 @@ OWN = ("rtp", "server", "siprtp")  # loggers of the server; a bot may log what i
 PER_PEER = ("siprtp.logs", "siprtp.sip.admission", "siprtp.sip.auth")
 
 
+def call_id(message):
+    """Return the Call-ID of a SIPMessage, cut so that it fits into a log line."""
+    return message.header("Call-ID", "")[:100]
+
+
 class Counts:
     """Counts how often each key came in the current period. Any thread may use it."""
 

@@ -31,6 +31,13 @@ class Lines(unittest.TestCase):
         call = self.trunk.call()
         self.assertEqual(call.media.name, "call from '4711', Call-ID 'call-1@192.0.2.10'")
 
+    def test_a_delayed_re_invite_logs_what_it_changes_once(self):
+        call = self.trunk.call()
+        self.assertEqual(len(self.lines(
+            lambda: self.change(call, 2, ack_body=offer("sendonly")))), 1)
+        with self.assertRaises(AssertionError):  # a refresh changes nothing and logs nothing
+            self.lines(lambda: self.change(call, 3, ack_body=offer("sendonly")))
+
     def test_a_488_says_what_was_offered_and_what_is_supported(self):
         body = offer(formats="18 97 3 101", extra='a=rtpmap:97 "op\\us\r"/48000/2\r\n')
         line = self.lines(lambda: self.trunk.say("INVITE", body=body), "siprtp.sip.uas")[0]

@@ -84,6 +84,10 @@ class Reception:
             self.jitter += (abs(change) - self.jitter) / 16
         return new
 
+    @property
+    def jitter_ms(self) -> float:
+        return self.jitter / 8  # the RTP clock has 8000 Hz
+
     def restart(self) -> None:
         """Expect another source, or the same one after a time without counting."""
         self._before = self._reported = self.expected, self.packets

@@ -13,6 +13,7 @@ from collections import OrderedDict
 
 from sip_message import SIPError
 from sip_utils import new_tag, parse_params, split_list
+from siprtp.logs import call_id
 from siprtp.sockets import host_port, network
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Authenticator:
 
 
 def caller(request):
-    return request.source[0], request.header("Call-ID", "")[:100]
+    return request.source[0], call_id(request)
 
 
 def find_credentials(request, realm):

@@ -49,17 +49,17 @@ class Dialog:
     invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
     The dialog acts by: send(data, address); after(seconds, function, *args); respond(request,
     code, reason, headers, body, to_tag); request(dialog, method, branch, data, next_hop,
-    on_final); release(dialog), called once, when the media must end; remove(dialog), called when
-    the dialog has ended too.
+    on_final); end_media(dialog), called once, when the media must end; remove(dialog), called
+    when the dialog has ended too.
     """
 
-    def __init__(self, invite, host, send, after, respond, request, release, remove):
+    def __init__(self, invite, host, send, after, respond, request, end_media, remove):
         self.state, self.why, self.cause = "proceeding", "", 16
         self.p_rtp_stat = ""  # the value of P-RTP-Stat, once the media have ended
         self.transport = "UDP" if invite.connection is None else "TCP"
         self.invite, self.host = invite, host
         self.send, self.after, self.respond, self._request = send, after, respond, request
-        self._release, self._remove = release, remove
+        self._on_media_end, self._remove = end_media, remove
         self.call_id, self.remote_tag = invite.header("Call-ID"), invite.from_tag
         self.local_tag = new_tag()
         self.remote = invite.header("From")
@@ -219,8 +219,8 @@ class Dialog:
 
     def _end_media(self):
         self._stop_resending()
-        release, self._release = self._release, lambda call: None
-        release(self)
+        end_media, self._on_media_end = self._on_media_end, lambda dialog: None
+        end_media(self)
 
     # Our own requests
 

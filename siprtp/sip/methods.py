@@ -10,6 +10,7 @@ import secrets
 from sip_message import SIPError
 from sip_utils import q850_cause
 from siprtp.dtmf import info_key
+from siprtp.logs import call_id
 from siprtp.sip.answers import ACCEPT, ALLOW, SUPPORTED, send_2xx, start_timer
 from siprtp.sip.referral import on_refer_notify
 from siprtp.sip.session_timer import answer_expiry
@@ -69,7 +70,7 @@ def on_ack(context, request):
     dialog = context.calls.find(request)
     unacked = dialog and dialog.take_unacked(request.cseq[0])
     if not unacked:
-        log.debug("ACK dropped: no 2xx waits for it; Call-ID %.100a", request.header("Call-ID"))
+        log.debug("ACK dropped: no 2xx waits for it; Call-ID %a", call_id(request))
         return
     context.calls.verify_caller(dialog, request)
     dialog.on("ack")

@@ -64,11 +64,11 @@ def answer_expiry(request, peer_updates):
 class SessionTimer:
     """The session timer of one call.
 
-    call: a Dialog. after(seconds, function, *args). hang_up(call, why, cause): ends an expired one.
+    call: a Dialog, which it ends if the session expires. after(seconds, function, *args).
     """
 
-    def __init__(self, call, after, hang_up):
-        self._call, self._after, self._hang_up = call, after, hang_up
+    def __init__(self, call, after):
+        self._call, self._after = call, after
         self._turn = 0  # number of the current interval; timers of earlier ones do nothing
 
     def stop(self):
@@ -91,7 +91,7 @@ class SessionTimer:
         if end <= 0:
             missed = ("our session refresh was not confirmed" if expiry.ours
                       else "no session refresh from the caller")
-            self._hang_up(self._call, f"{missed}, due every {expiry.seconds} s", 102)
+            self._call.hang_up(f"{missed}, due every {expiry.seconds} s", 102)
             return
         if expiry.ours and refresh == 0:
             self._refresh(turn, expiry.seconds, MIN_SE)
@@ -114,7 +114,7 @@ class SessionTimer:
             self._on_refreshed(response)
         elif status in (408, 481):
             came = f"answered with {status}" if response else "not answered"
-            self._hang_up(self._call, f"our session refresh was {came}", 102)
+            self._call.hang_up(f"our session refresh was {came}", 102)
         elif status == 422 and DIGITS.fullmatch(asked) and seconds < int(asked) <= LONGEST:
             self._refresh(turn, int(asked), int(asked))
         elif status in (491, 500, 503):

@@ -4,6 +4,7 @@ import logging
 
 from sip_message import SIPError
 from sip_response import SIPResponse, response_address
+from siprtp.logs import call_id
 from siprtp.sip.answers import ALLOW
 from siprtp.sip.methods import METHODS
 from siprtp.sockets import host_port
@@ -46,8 +47,8 @@ class UAS:
         except SIPError as error:
             self.reject(request, error)
         except Exception:
-            log.exception("%.20r failed, answered with 500; Call-ID %.100a", request.method(),
-                          request.header("Call-ID", ""))
+            log.exception("%.20s failed, answered with 500; Call-ID %a", request.method(),
+                          call_id(request))
             self.reject(request, SIPError(500, ""))
 
     def _begin_transaction(self, request):
@@ -95,5 +96,5 @@ class UAS:
         log.log(level, "%.20s from %s rejected: %d %s%.400s%s; From %a, Call-ID %a",
                 request.method(), host_port(*request.source), error.status, response.reason,
                 "".join(f"; {name}: {value!a}" for name, value in error.headers),
-                HINTS.get(request.method(), ""),
-                *(request.header(name, "")[:100] for name in ("From", "Call-ID")))
+                HINTS.get(request.method(), ""), request.header("From", "")[:100],
+                call_id(request))
