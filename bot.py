@@ -197,19 +197,17 @@ class Call:
         neither. timeout: seconds to wait for each key, None for ever; then the result is shorter.
         """
         self._check()
-        until = ("" if count == 1 else "#") if until is None else until
-        if count == 1 and not until:
+        until = arguments.terminators(count, until)
+        if not until:
             self._audio.drop_next_key("", 0)  # every key counts, also the # of the entry before
-        pressed = ""
-        while count is None or len(pressed) < count:
-            self._wait(lambda: self._audio.keys, timeout)
-            key = self._audio.next_key()
-            if not key:
-                return Digits(pressed, timed_out=True)
-            if key in until:
-                return Digits(pressed, key)
-            pressed += key
-        return Digits(pressed, self._take_terminator(until) if pressed else "")
+        entry = Digits.read(count, until, lambda: self._next_key(timeout))
+        if entry.terminator or entry.timed_out or not entry:
+            return entry
+        return Digits(entry, self._take_terminator(until))
+
+    def _next_key(self, timeout):
+        self._wait(lambda: self._audio.keys, timeout)
+        return self._audio.next_key()
 
     def _take_terminator(self, until):
         """Return the key of `until` that waits, or ""; then drop one that follows soon."""

@@ -125,26 +125,20 @@ class FakeCall:
     def digits(self, count: Optional[int] = None, timeout: Optional[float] = 5.0,
                until: Optional[str] = None) -> bot.Digits:
         self._check()
-        until = ("" if count == 1 else "#") if until is None else until
-        pressed = ""
-        while count is None or len(pressed) < count:
-            key, self._keys = self._keys[:1], self._keys[1:]
-            if not key:
-                return self._time_out(pressed, timeout)
-            self._timeouts = 0
-            if key in until:
-                return bot.Digits(pressed, key)
-            pressed += key
-        if self._keys and self._keys[0] in until:
-            key, self._keys = self._keys[0], self._keys[1:]
-            return bot.Digits(pressed, key)
-        return bot.Digits(pressed)
+        until = arguments.terminators(count, until)
+        entry = bot.Digits.read(count, until, self._next_key)
+        if entry.timed_out:
+            self.ended = timeout is None or self._timeouts >= self._patience
+            self._check()
+        full = entry and not (entry.terminator or entry.timed_out)
+        if full and self._keys and self._keys[0] in until:
+            return bot.Digits(entry, self._next_key())
+        return entry
 
-    def _time_out(self, pressed, timeout):
-        self._timeouts += 1
-        self.ended = timeout is None or self._timeouts >= self._patience
-        self._check()
-        return bot.Digits(pressed, timed_out=True)
+    def _next_key(self):
+        key, self._keys = self._keys[:1], self._keys[1:]
+        self._timeouts = 0 if key else self._timeouts + 1
+        return key
 
     def clear_digits(self) -> None:
         """Do nothing: the keys of the script are pressed later."""

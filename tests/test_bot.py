@@ -561,7 +561,8 @@ class Keys(BotCase):
         self.assertEqual(self.call.digits(1, timeout=0), "")
 
     def test_a_hash_asked_for_by_itself_or_after_a_clear_counts(self):
-        for ask in (lambda: self.call.digits(1), self.clear_and_ask):
+        for ask in (lambda: self.call.digits(1), self.clear_and_ask,
+                    lambda: self.call.digits(2, timeout=0.5, until="")):
             self.press("99")
             self.call.digits(2)
             self.at_tick[self.ticks + 5] = lambda: self.press("#")

@@ -145,6 +145,14 @@ class Script(unittest.TestCase):
 
         self.assertTrue(FakeCall([PCM]).run(answer).ended)
 
+    def test_full_entries_are_no_timeouts_that_cost_patience(self):
+        def answer(call):
+            call.answer()
+            self.assertEqual([call.digits(2) for _ in range(3)], ["12", "34", "56"])
+            self.assertTrue(call.digits(1).timed_out)
+
+        self.assertTrue(FakeCall(keys="123456", patience=2).run(answer).hung_up)
+
     def test_an_unanswered_call_says_nothing(self):
         with self.assertRaises(RuntimeError):
             FakeCall().run(lambda call: call.say(HELLO))

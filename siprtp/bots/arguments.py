@@ -27,6 +27,11 @@ def check_utterances(silence, timeout):
         raise ValueError("silence must be 0.1 s or more, timeout 0 or more")
 
 
+def terminators(count, until):
+    """Return the keys that end an entry: by default "#", but none for one key."""
+    return ("" if count == 1 else "#") if until is None else until
+
+
 def check_barge_in(barge_in):
     """Raise ValueError for a value that say() does not take."""
     if barge_in not in (False, True, "voice", "keys"):

@@ -1,7 +1,7 @@
 """The values that a call gives its bot: Statistics, Digits, Said and a log that names the call."""
 
 import logging
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 
 class Statistics(NamedTuple):
@@ -27,6 +27,22 @@ class Digits(str):
         digits = super().__new__(cls, keys)
         digits.terminator, digits.timed_out = terminator, timed_out
         return digits
+
+    @classmethod
+    def read(cls, count: Optional[int], until: str, next_key: Callable[[], str]) -> "Digits":
+        """Return `count` keys, or those before a key of until; None: of any number.
+
+        next_key() returns the next key, or "" if none comes in time.
+        """
+        pressed = ""
+        while count is None or len(pressed) < count:
+            key = next_key()
+            if not key:
+                return cls(pressed, timed_out=True)
+            if key in until:
+                return cls(pressed, key)
+            pressed += key
+        return cls(pressed)
 
 
 class Said(float):

@@ -25,8 +25,8 @@ class Speech:
 
     def __init__(self, barge_in):
         self.by_voice, self.by_keys = barge_in in (True, "voice"), barge_in in (True, "keys")
-        self.whole = self.stopped = False  # whole: all its audio is queued
-        self.stopped_by = ""  # "voice", "keys" or "clear"
+        self.whole = False  # all its audio is queued
+        self.stopped_by = ""  # "voice", "keys" or "clear" once it is stopped
         self.sent = 0  # bytes
 
 
@@ -190,8 +190,7 @@ class Conversation:
     def clear(self, by="clear"):
         """Stop the speech and drop the audio that waits. by: "voice", "keys" or "clear"."""
         with self.lock:
-            if not self._speech.stopped:
-                self._speech.stopped, self._speech.stopped_by = True, by
+            self._speech.stopped_by = self._speech.stopped_by or by
             self._out.clear()
             self.changed.notify_all()
 
@@ -252,7 +251,7 @@ class Conversation:
                     self.clear("voice")
                 self._interrupts = self._interrupts and not speech.by_keys
             try:
-                for chunk in () if speech.stopped else chunks:
+                for chunk in () if speech.stopped_by else chunks:
                     if not self._queue(speech, chunk):
                         break
                 with self.lock:
@@ -279,7 +278,7 @@ class Conversation:
             return self._goes_on(speech)
 
     def _goes_on(self, speech):
-        return not (speech.stopped or self.ended)
+        return not (speech.stopped_by or self.ended)
 
     def send_digits(self, digits):
         """Send keys, 100 ms each and 60 ms apart; return when they are sent. Raises ValueError."""
