@@ -1,4 +1,4 @@
-"""Who may import whom, by folder, and that nothing needs a package."""
+"""Each module imports only what its folder may, and nothing needs a package."""
 
 import ast
 import pathlib

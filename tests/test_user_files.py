@@ -62,7 +62,7 @@ class UserFiles(unittest.TestCase):
         (pathlib.Path(self.folder) / "my_bot.py").write_text(BOT)
         (pathlib.Path(self.folder) / "program.py").write_text(OWN_PROGRAM)
         code, said = run(self.folder, "program.py", PYTHONPATH=str(ROOT), BIND_IP="192.0.2.1")
-        self.assertEqual(code, 1, said)  # it is no address of this machine
+        self.assertEqual(code, 1, said)  # this machine does not have the address
         self.assertIn("BIND_IP=192.0.2.1", said)
 
     def test_the_tests_pass_with_them_in_the_working_directory(self):

@@ -12,7 +12,8 @@ from operator import mul
 from struct import pack, unpack
 
 try:
-    from math import sumprod  # type: ignore[attr-defined]  # Python 3.12: half the cost of the slow way
+    # Python 3.12: half the cost of the slow way
+    from math import sumprod  # type: ignore[attr-defined]
 except ImportError:
     def sumprod(p, q):
         return sum(map(mul, p, q))
@@ -25,7 +26,7 @@ UNIT = 1 << 16  # the sum of the taps; with it each sample ends at a byte of its
 LANE = 5  # bytes per sample in a long integer: 16 of the sample, 16 of the taps, 8 of headroom
 BIAS = 1 << 16  # keeps every lane positive, and the lane's last byte at 1 unless it overshoots
 MANY = 16  # samples per phase from which the fast way is faster
-FLIP = bytes(byte ^ 0x80 for byte in range(256))  # high byte: signed to offset binary, and back
+FLIP = bytes(byte ^ 0x80 for byte in range(256))  # a sample's top byte: signed <-> unsigned
 
 
 def count_samples(pcm):
@@ -133,7 +134,7 @@ def weigh_few(window, cycle, down, first, end):
         cycles, phase = divmod(n, len(cycle))
         base, taps = cycle[phase]
         at = base + cycles * down
-        value = sumprod(taps, samples[at:at + len(taps)]) + UNIT // 2 >> 16
+        value = (sumprod(taps, samples[at:at + len(taps)]) + UNIT // 2) // UNIT
         out.append(min(max(value, -32768), 32767))
     return pack(f"<{len(out)}h", *out)
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 from rtp import HEADER, MAX_PACKET, RTPPacket, open_rtp_socket
 from siprtp.agreement import NOTHING, Agreement
@@ -85,16 +85,17 @@ class RTPSession:
     def __str__(self):
         return self.name
 
-    def _settle(self):
+    def counts(self) -> Tuple[Reception, int, int]:
+        """Return (Reception, packets sent, bytes of payload sent) of one moment."""
         echo = self.echo
         if echo:
             echo.settle()
+        return self._received, self._packets_out, self._bytes_out
 
     @property
     def received(self) -> Reception:
         """What was received up to now."""
-        self._settle()
-        return self._received
+        return self.counts()[0]
 
     @property
     def packets_in(self) -> int:
@@ -102,19 +103,12 @@ class RTPSession:
 
     @property
     def packets_out(self) -> int:
-        self._settle()
-        return self._packets_out
+        return self.counts()[1]
 
     @property
     def bytes_out(self) -> int:
         """Bytes of payload sent (RFC 3550 6.4.1: the sender's octet count)."""
-        self._settle()
-        return self._bytes_out
-
-    def counts(self):
-        """Return (Reception, packets sent, bytes of payload sent) of one moment."""
-        self._settle()
-        return self._received, self._packets_out, self._bytes_out
+        return self.counts()[2]
 
     @property
     def round_trip(self) -> Optional[float]:

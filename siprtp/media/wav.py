@@ -4,7 +4,7 @@ import os
 import struct
 
 from siprtp.media import codec
-from siprtp.media.resample import mix_stereo, resample
+from siprtp.media.resample import FLIP, mix_stereo, resample
 
 PCM, FLOAT, A_LAW, MU_LAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE  # formats
 
@@ -69,5 +69,5 @@ def as_pcm(kind, width, data):
     if width > 1:
         pcm[0::2] = data[width - 2::width]
     else:
-        pcm[1::2] = data.translate(bytes(byte ^ 0x80 for byte in range(256)))  # unsigned
+        pcm[1::2] = data.translate(FLIP)  # 8-bit samples are unsigned
     return bytes(pcm)

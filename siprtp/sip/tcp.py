@@ -18,7 +18,7 @@ MAX_MESSAGE = 65535  # bytes, as much as a datagram
 # first and the last also limit the connections that we open.
 MAX_CONNECTIONS, MAX_UNVERIFIED, MAX_PER_KNOWN, MAX_PER_PEER = 500, 250, 250, 100
 MAX_UNREAD = 8  # messages of one connection that wait for the SIP thread
-HALF_SECONDS = 32  # for the first message, and for the rest of one that has begun; 64*T1
+HALF_SECONDS = 32  # 64*T1: time for a message to arrive whole, and for the first one to arrive
 UNSENT = 1 << 18  # bytes on their way to a distant peer: what 200 calls at once get
 CONNECT_SECONDS = 5  # for the connections that we open
 FLOOD_SECONDS = 1  # pause between two reads of a connection that exceeds the rate limit

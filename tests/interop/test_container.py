@@ -73,15 +73,18 @@ class Container(InteropCase):
             line = server.stdout.readline()
         return server, LISTENING.search(line).group(1)
 
-    def test_the_image_has_the_example_bots(self):
-        server, port = self.serve(BOT="examples.parrot:answer")
+    def call_and_stop(self, server, port):
+        """Call the server, hang up, and stop it; return the rest of its log."""
         caller = Caller(self, int(port))
         to = caller.call().header("To")
         caller.send("BYE", 2, to)
         caller.receive(200)
         server.send_signal(signal.SIGTERM)
         self.assertEqual(server.wait(PATIENCE), 0)
-        said = server.stdout.read()
+        return server.stdout.read()
+
+    def test_the_image_has_the_example_bots(self):
+        said = self.call_and_stop(*self.serve(BOT="examples.parrot:answer"))
         self.assertIn("ended after", said)
         self.assertNotIn("Traceback", said)
 
@@ -96,13 +99,7 @@ class Container(InteropCase):
 
         server, port = self.serve()
         self.assertEqual(self.run_there("server.py", "--ping", SIP_PORT=port)[0], 0)
-        caller = Caller(self, int(port))
-        to = caller.call().header("To")
-        caller.send("BYE", 2, to)
-        caller.receive(200)
-        server.send_signal(signal.SIGTERM)
-        self.assertEqual(server.wait(PATIENCE), 0)
-        self.assertIn("stopped", server.stdout.read())
+        self.assertIn("stopped", self.call_and_stop(server, port))
 
 
 if __name__ == "__main__":
