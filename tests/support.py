@@ -4,6 +4,8 @@ Trunk is the peer of that server: it writes requests as they look on the wire an
 back, as SIPMessages.
 """
 
+import random
+import socket
 import time
 
 from server import SIPServer
@@ -155,6 +157,24 @@ class Trunk:
         assert ok.status == 200, ok.start_line
         self.say("ACK", body=ack_body, to_tag=ok.to_tag, **parts)
         return list(self.server.calls)[-1]
+
+
+def free_port(ip):
+    """Return a port that is free for UDP and TCP at ip.
+
+    It lies below the ports that the kernel gives to sockets by itself: one of these could be taken
+    before the process it is meant for binds it.
+    """
+    for port in random.sample(range(28000, 30000), 100):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, \
+                socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
+            try:
+                udp.bind((ip, port))
+                tcp.bind((ip, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no port of {ip} is free for both UDP and TCP")
 
 
 def wait_until(condition, seconds=5):

@@ -39,7 +39,7 @@ from siprtp.media.thread import RTPThread
 from siprtp.sip import next_hop
 from siprtp.sip.tcp import TCPTransport
 from siprtp.sip.transaction import resend_while
-from tests.support import OFFER, PEER, Clock, Server, Trunk, statuses, wait_until
+from tests.support import OFFER, PEER, Clock, Server, Trunk, free_port, statuses, wait_until
 from tests.test_main import ROOT, Caller, Process
 from tests.test_main import SECONDS as PATIENCE
 from tests.test_recorder import Disk
@@ -467,12 +467,9 @@ class FullDisk(Leaks):
         self.assertEqual((caught.exception.errno, call.ended), (errno.ENOSPC, False))
         self.assert_held(before)
 
-
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_a_log_that_can_not_be_written_ends_no_call(self):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind((A, 0))
-            port = sock.getsockname()[1]
+        port = free_port(A)
         with open("/dev/full", "w") as full:
             process = subprocess.Popen([sys.executable, str(ROOT / "server.py")], stderr=full,
                                        stdout=full, env={"SIP_PORT": str(port)})

@@ -24,6 +24,7 @@ from tests.interop.support import (
     undisturbed,
     wait_until,
 )
+from tests.support import free_port
 
 PROXY_IP = "127.0.0.4"  # also in scenarios/proxied_bye.xml
 CALLS, RATE = 5, 20
@@ -147,20 +148,6 @@ class Kamailio:
                 return sock.recv(65535).startswith(b"SIP/2.0 200 ")
             except OSError:
                 return False
-
-
-def free_port(ip):
-    """Return a port that is free for UDP and TCP at ip."""
-    for _ in range(20):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, \
-                socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
-            udp.bind((ip, 0))
-            try:
-                tcp.bind(udp.getsockname())
-            except OSError:
-                continue
-            return udp.getsockname()[1]
-    raise AssertionError(f"no port of {ip} is free for both UDP and TCP")
 
 
 class Proxied(InteropCase):
