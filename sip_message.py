@@ -12,6 +12,7 @@ from typing import List, Optional, Tuple
 from sip_utils import (
     DIGITS,
     TOKEN,
+    PortError,
     Via,
     parse_address,
     parse_cseq,
@@ -202,7 +203,7 @@ class SIPMessage:
             for where in ("Contact", "Record-Route"):
                 for value in self.headers_all(where):
                     uri = parse_address(value).uri  # RFC 3261 12.1.1: our requests will go there
-                    if self._method in ("INVITE", "UPDATE") and not parse_uri(uri).host:
+                    if self._method in ("INVITE", "UPDATE") and not has_host(uri):
                         raise ValueError("not a SIP URI")
             where = "CSeq"
             if self.cseq[1] != self._method:
@@ -225,6 +226,14 @@ class SIPMessage:
         Raises SIPError(415) for an encoded body, or one we must understand but do not.
         """
         return find_sdp(self._fields, self.body)
+
+
+def has_host(uri: str) -> bool:
+    """Return whether a URI is a SIP URI with a host. Raises ValueError if it is malformed."""
+    try:
+        return bool(parse_uri(uri).host)
+    except PortError:
+        return True  # lenient: some clients write port 0, and then we send to their source
 
 
 def long_name(name: str) -> str:

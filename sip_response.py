@@ -1,6 +1,6 @@
 """Build SIP messages: SIPResponse, where a response goes, and the one serializer."""
 
-from typing import Iterable, List, NamedTuple, Tuple
+from typing import Any, Iterable, List, NamedTuple, Tuple
 
 from sip_utils import split_outside, stable_tag
 from siprtp.sockets import same_ip
@@ -113,7 +113,7 @@ class TCPHop(NamedTuple):
 
     ip: str
     port: int
-    connection: object = None
+    connection: Any = None
 
 
 def response_address(request):

@@ -29,6 +29,10 @@ remembered = functools.lru_cache(64)  # values; a message has few
 SECRET = secrets.token_bytes(16)
 
 
+class PortError(ValueError):
+    """A port that nobody can send to, such as 0."""
+
+
 class Address(NamedTuple):
     """A name-addr or addr-spec with the header parameters behind it (RFC 3261 20.10)."""
 
@@ -154,13 +158,16 @@ def request_uri(uri: str) -> str:
 
 
 def split_host_port(text: str) -> Tuple[str, int]:
-    """Return (host, port) of `host:5060` or `[::1]`; port 0 if none. Raises ValueError."""
+    """Return (host, port) of `host:5060` or `[::1]`; port 0 if none.
+
+    Raises ValueError; PortError if only the port is wrong.
+    """
     match = HOST_PORT.fullmatch(text)
     if not match:
         raise ValueError("bad host or port")
     port = int(match.group(2) or 0)
     if match.group(2) and not 0 < port < 65536:
-        raise ValueError("port out of range")
+        raise PortError("port out of range")
     return match.group(1), port
 
 

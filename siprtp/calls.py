@@ -18,6 +18,7 @@ from siprtp.media.thread import RTPThread
 from siprtp.sip import sdp
 from siprtp.sip.answers import send_2xx
 from siprtp.sip.dialog import Dialog
+from siprtp.sip.next_hop import leads_to
 from siprtp.sip.session_timer import SessionTimer
 from siprtp.sip.transaction import TIMEOUT
 from siprtp.sockets import host_port, local_address
@@ -106,7 +107,7 @@ class Calls(CallTable):
             media = self.open_media(peer_ip)
             dialog = Dialog(request, host_port(ip, server.port), server.reply, server.after,
                             server.uas.respond, server.request_sender.send, self.end_media,
-                            self.remove_ended)
+                            self.remove_ended, self._config.nat == "auto")
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
             dialog.media, media.name = media, str(dialog)
             dialog.timer = SessionTimer(dialog, server.after)
@@ -221,6 +222,17 @@ class Calls(CallTable):
         if ack.source[0] == dialog.invite.source[0]:
             self._server.admission.verify(ack.source)  # gateways may send it from another port
 
+    def follow_peer(self, dialog, request):
+        """Let our requests and the media follow a peer whose authentic request shows where it is.
+
+        Its new address is not verified by that: nothing that the request repeats was sent there.
+        """
+        before, now = dialog.media.peer_ip, request.source[0]
+        dialog.follow(request)
+        if before != now:
+            dialog.media.peer_ip = now
+            log.info("%s: the caller moved from %s to %s", dialog, before, now)
+
     def take_answer(self, dialog, ack):
         """Apply the answer that an ACK carries; without one the caller has 64*T1 to say BYE."""
         is_first = not dialog.media.flow.formats
@@ -300,6 +312,9 @@ def log_began(dialog):
         remote = f"{remote_media(media.flow)}, {media.flow.codec}"
     details = (("name", identity.name), ("diverted by", identity.diverted_by),
                ("private", identity.private), ("Call-ID", dialog.call_id[:100]))
+    hop = dialog.source_hop
+    if hop and not leads_to(dialog.target, hop):
+        remote += f", requests go to {host_port(*hop[:2])}, not to the Contact (NAT)"
     log.info("call from %r to %r began: SIP/%s %s, RTP port %d, remote media %s%s", dialog.caller,
              dialog.called, dialog.transport, host_port(*dialog.invite.source), media.port, remote,
              "".join(f", {name} {value!a}" for name, value in details if value))

@@ -432,7 +432,7 @@ class Log(unittest.TestCase):
         call, = self.peer.server.calls
         actions.transfer(call, "sip:1@192.0.2.7", lambda status, reason: None)
         call.referral.on_news(603, "x" * 9000)
-        call.target = f"sip:{'x' * 9000}"
+        call.routes = [f"<sip:{'x' * 9000}>"]
         call.hang_up("test")
         self.assertEqual(len(self.lines), 5)
         self.assertLess(max(map(len, self.lines)), 1000, self.lines)

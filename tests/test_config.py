@@ -12,8 +12,8 @@ class Settings(unittest.TestCase):
     def test_an_empty_environment_gives_the_defaults(self):
         config = Config.from_env({"LOG_LEVEL": "", "PATH": "/bin"})
         self.assertEqual(config, (
-            "127.0.0.1", "", 5060, (), {}, ("SHA-256", "MD5"), 2000, 16384, 32767, 64, 0, 300, 5,
-            "", DEFAULT, "on", "", "info"))
+            "127.0.0.1", "", 5060, (), {}, ("SHA-256", "MD5"), 2000, "auto",
+            16384, 32767, 64, 0, 300, 5, "", DEFAULT, "on", "", "info"))
 
     def test_every_setting_is_read_and_has_a_line_of_help(self):
         with tempfile.NamedTemporaryFile() as file:
@@ -22,7 +22,7 @@ class Settings(unittest.TestCase):
             config = Config.from_env({
                 "BIND_IP": " 0.0.0.0 ", "ADVERTISED_IP": "192.0.2.1", "SIP_PORT": "5070",
                 "ALLOWED_PEERS": "198.51.100.7,2001:db8::/32", "SIP_RATE": "0",
-                "SIP_PASSWORD_FILE": file.name, "SIP_DIGEST": "md5",
+                "SIP_PASSWORD_FILE": file.name, "SIP_DIGEST": "md5", "NAT": "OFF",
                 "RTP_PORT_START": "20000", "RTP_PORT_END": "20010", "RTP_THREADS": "5",
                 "MAX_CALLS": "3", "RTP_TIMEOUT": "0", "DRAIN_SECONDS": "60",
                 "BOT": "examples.echo_bot:answer", "CODECS": "pcmu, PCMA",
@@ -30,7 +30,7 @@ class Settings(unittest.TestCase):
         peers = ip_network("198.51.100.7"), ip_network("2001:db8::/32")
         self.assertEqual(config, (
             "0.0.0.0", "192.0.2.1", 5070, peers, {"alice": "secret"}, ("MD5",), 0,
-            20000, 20010, 5, 3, 0, 60, "examples.echo_bot:answer",
+            "off", 20000, 20010, 5, 3, 0, 60, "examples.echo_bot:answer",
             (BY_NAME["PCMU"], BY_NAME["PCMA"]), "off", "/tmp", "debug"))
         self.assertEqual([name.lower() for name, *_ in SETTINGS], list(Config._fields))
         for name, *_ in SETTINGS:
@@ -49,6 +49,7 @@ class Settings(unittest.TestCase):
                             ("SIP_PORT", "00000000099999"), ("LOG_LEVEL", "loud"),
                             ("BOT", "my_bot"), ("BOT", "my_bot.py:answer()"), ("CODECS", "G729"),
                             ("CODECS", "PCMA,PCMA"), ("SIP_DIGEST", "SHA-1"), ("SILENCE", "maybe"),
+                            ("NAT", "yes"),
                             ("RECORD_DIR", "/nowhere")):
             with self.subTest(name=name, value=value[:9]), self.assertRaisesRegex(
                     ConfigError, f"^{name}="):

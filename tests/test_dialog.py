@@ -18,7 +18,8 @@ class DialogCase(unittest.TestCase):
         self.sent, self.timers, self.requests, self.released, self.removed = ([] for _ in "12345")
 
     def call(self, headers=CONTACT):
-        return Dialog(SIPMessage(INVITE.format(headers)), "192.0.2.1:5060",
+        invite = SIPMessage(INVITE.format(headers), ("192.0.2.10", 5060))
+        return Dialog(invite, "192.0.2.1:5060",
                     lambda *args: self.sent.append(args), lambda *args: self.timers.append(args),
                     None,
                     lambda call, *args: self.requests.append(args), self.released.append,

@@ -114,7 +114,7 @@ class Calls(unittest.TestCase):
         bye = self.trunk.last()
         self.assertEqual((bye.via.transport, bye.uri),
                          ("TCP", "sip:4711@192.0.2.10:5060;transport=tcp"))
-        self.assertEqual(self.server.sent[-1][1], ("192.0.2.10", 5060, self.connection))
+        self.assertEqual(self.server.sent[-1][1], ("192.0.2.10", 40001, self.connection))
         self.assertEqual([m.method() for _, m in self.trunk.advance(31)], [])
         self.trunk.advance(2)
         self.assertEqual(len(self.server.calls), 0)
@@ -128,12 +128,14 @@ class Calls(unittest.TestCase):
 
     def test_a_target_elsewhere_is_reached_by_a_connection_of_its_own(self):
         call, _ = self.call()
+        self.connection.open = False
         call.target = "sip:x@192.0.2.77:5070;transport=tcp"
         call.on("hang up", why="test")
         self.assertEqual(self.server.sent[-1][1], ("192.0.2.77", 5070, None))
 
     def test_a_target_that_asks_for_udp_gets_it(self):
         call, _ = self.call()
+        self.connection.open = False
         call.target = "sip:x@192.0.2.10;transport=UDP"
         call.on("hang up", why="test")
         self.assertEqual((self.trunk.last().via.transport, self.server.sent[-1][1]),

@@ -53,8 +53,9 @@ class RTPSession:
     """The RTP of one call.
 
     sock: bound, owned from now on. peer_ip: where the call's signalling comes from, "" if
-    unknown. rtcp_sock: for reports, or None. on_key(key): called for each key pressed. name: what
-    the log calls the call. One thread receives without blocking: by an Echo, or by `waiting`.
+    unknown; the SIP thread changes it if the caller moves. rtcp_sock: for reports, or None.
+    on_key(key): called for each key pressed. name: what the log calls the call. One thread
+    receives without blocking: by an Echo, or by `waiting`.
     """
 
     def __init__(self, sock: socket.socket, peer_ip: str = "", stop_event=None, rtcp_sock=None,

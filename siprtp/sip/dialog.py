@@ -20,7 +20,7 @@ from sip_utils import (
     request_uri,
 )
 from siprtp.dtmf import Keys, NotifyReader
-from siprtp.sip.next_hop import hop_transport, is_loose
+from siprtp.sip.next_hop import Source, hop_transport, is_loose
 from siprtp.sip.referral import Referral
 from siprtp.sip.transaction import TIMEOUT, resend_while
 from siprtp.sockets import host_port
@@ -47,13 +47,15 @@ class Dialog:
     """One INVITE dialog, seen from the callee (RFC 3261 12.1.1).
 
     invite: the SIPMessage. host: our "ip:port" towards this caller, for Via and Contact.
+    follows_source: whether requests may go to the caller's source instead of its Contact.
     The dialog acts by: send(data, address); after(seconds, function, *args); respond(request,
     code, reason, headers, body, to_tag); request(dialog, method, branch, data, next_hop,
     on_final); end_media(dialog), called once, when the media must end; remove(dialog), called
     when the dialog has ended too.
     """
 
-    def __init__(self, invite, host, send, after, respond, request, end_media, remove):
+    def __init__(self, invite, host, send, after, respond, request, end_media, remove,
+                 follows_source=True):
         self.state, self.why, self.cause = "proceeding", "", 16
         self.p_rtp_stat = ""  # the value of P-RTP-Stat, once the media have ended
         self.transport = "UDP" if invite.connection is None else "TCP"
@@ -69,7 +71,8 @@ class Dialog:
         self.target = parse_address(self.remote).uri  # RFC 2543 clients may send no Contact
         self.caller, self.called = get_caller_number(invite), get_called_number(invite)
         self.connected, self.identity = self.caller, get_identity(invite)
-        self.connection, self.peer_updates = None, False
+        self.peer_updates, self._follows_source = False, follows_source
+        self.follow(invite)
         self.update_peer(invite)
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
@@ -115,16 +118,29 @@ class Dialog:
             action(self, *args)
         return True
 
+    def follow(self, request):
+        """Learn from an authentic request where the peer is; a caller may move to another network.
+
+        RFC 3261 12.2.1.1 names the remote target alone. A phone behind NAT is not reached there.
+        """
+        self.source, self.connection = Source.of(request), request.connection
+
+    @property
+    def source_hop(self):
+        """Where our requests go instead of to the remote target: (ip, port), TCPHop or None."""
+        if self.routes or not self._follows_source or not self.source.replaces(self.target):
+            return None
+        return self.source.address
+
     def update_peer(self, message):
         """Update what we know of the peer from an INVITE, an UPDATE or the 2xx to one.
 
-        Its Contact becomes the remote target (RFC 3261 12.2.2) and its connection the one to use;
-        it may name another party, and it tells whether the peer accepts UPDATE. Raises ValueError.
+        Its Contact becomes the remote target (RFC 3261 12.2.2); it may name another party, and it
+        tells whether the peer accepts UPDATE. Raises ValueError.
         """
         contacts = message.headers_all("Contact")
         if contacts:
             self.target = request_uri(parse_address(contacts[0]).uri)
-        self.connection = message.connection
         if message.header("Allow") is not None or message.method() == "UPDATE":
             self.peer_updates = (message.method() == "UPDATE"
                                  or "UPDATE" in message.headers_all("Allow"))
@@ -209,7 +225,7 @@ class Dialog:
         log.debug("%s: BYE answered with %s", self, response and response.status)
         if response is None and self.acked:  # a peer that never ACKed is not expected to answer
             log.info("%s: our BYE to %.99a got no answer", self,
-                     self.routes[0] if self.routes else self.target)
+                     self.routes[0] if self.routes else self.source_hop or self.target)
         self.on("bye done")
 
     def end(self):
@@ -248,10 +264,11 @@ class Dialog:
         self._request(self, method, *self.build_request(method, headers), on_final)
 
     def build_request(self, method, headers=()):
-        """Return (branch, bytes, next hop as a URI) of a request in the dialog.
+        """Return (branch, bytes, next hop) of a request in the dialog.
 
-        RFC 3261 12.2.1.1: the next hop is the first route or the remote target, never the source
-        of a packet; a first route without lr is a strict router and becomes the Request-URI.
+        RFC 3261 12.2.1.1: the next hop is the first route or the remote target, both URIs; a first
+        route without lr is a strict router and becomes the Request-URI. Of a peer behind NAT it is
+        the `source_hop`.
         """
         uri, routes = self.target, list(self.routes)
         if routes:
@@ -260,7 +277,7 @@ class Dialog:
                 routes = routes[1:] + [f"<{uri}>"]
                 uri = next_hop
         else:
-            next_hop = uri
+            next_hop = self.source_hop or uri
         self.local_cseq += 1
         branch = new_branch()
         transport = hop_transport(next_hop, self.transport)

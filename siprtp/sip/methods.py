@@ -73,6 +73,7 @@ def on_ack(context, request):
         log.debug("ACK dropped: no 2xx waits for it; Call-ID %a", call_id(request))
         return
     context.calls.verify_caller(dialog, request)
+    context.calls.follow_peer(dialog, request)
     dialog.on("ack")
     if unacked.offered and not dialog.over:
         context.calls.take_answer(dialog, request)
@@ -157,6 +158,8 @@ def dialog_of(context, request):
     number = request.cseq[0]
     if number < dialog.remote_cseq:
         raise SIPError(500, "CSeq Out of Order")  # RFC 3261 12.2.2
+    if dialog.acked and number > dialog.remote_cseq:  # not a replay of an earlier request
+        context.calls.follow_peer(dialog, request)
     dialog.remote_cseq = number
     return dialog
 

@@ -1,16 +1,18 @@
-"""Send our own requests to their next hop: choose the transport, look up names (RFC 3261 8.1.2).
+"""Send our own requests to their next hop: choose it, look up names (RFC 3261 8.1.2, 12.2.1.1).
 
 All of it runs in the SIP thread, except for the look-ups.
 """
 
+import ipaddress
 import logging
 import socket
 import threading
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Tuple, Union
 
 from sip_response import SIP_PORT, TCPHop, response_address
 from sip_utils import parse_uri
-from siprtp.sockets import network, plain_ip
+from siprtp.sip.sdp import sendable
+from siprtp.sockets import network, plain_ip, same_ip
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,44 @@ class OwnRequest(NamedTuple):
     method: str
     branch: str
     data: bytes
-    next_hop: str  # a URI
+    next_hop: Union[str, tuple]  # a URI; or the (ip, port) or TCPHop of the peer's source
     on_final: Callable
+
+
+class Source(NamedTuple):
+    """Where the peer is, as its last authentic request shows."""
+
+    address: Tuple  # (ip, port) of our responses, or the TCPHop of its connection
+    preferred: bool  # to any target
+
+    @classmethod
+    def of(cls, request) -> "Source":
+        """Return the Source of a request with a valid Via.
+
+        It is preferred over TCP (as in RFC 5923); and over UDP if the request asks for rport, or
+        came through NAT: its source IP is not the one in its Via. The port tells nothing, because
+        IOS sends from ports on which it does not listen. With several Vias the source is a proxy,
+        and one without a Record-Route does not want our requests.
+        """
+        via, (ip, port) = request.via, request.source[:2]
+        from_proxy = len(request.headers_all("Via")) > 1
+        if request.connection:
+            return cls(TCPHop(ip, port, request.connection), not from_proxy)
+        host = plain_ip(via.host.strip("[]"))
+        translated = host != "" and not same_ip(host, ip)
+        return cls(response_address(request),
+                   translated or ("rport" in via.params and not from_proxy))
+
+    def replaces(self, target: str) -> bool:
+        """Return whether requests go to this source instead of the peer's target, a URI."""
+        if isinstance(self.address, TCPHop) and not self.address.connection.open:
+            return False
+        try:
+            host = plain_ip(hop_address(target)[0])
+        except ValueError:
+            return True  # nothing can be sent to the target
+        unreachable = host != "" and is_global(self.address[0]) and not is_global(host)
+        return self.preferred or unreachable
 
 
 class RequestSender:
@@ -41,13 +79,17 @@ class RequestSender:
         self._reply, self._call_soon, self._family = reply, call_soon, family
 
     def send(self, dialog, method, branch, data, next_hop, on_final):
-        """Send a request of ours to a URI; a thread of its own looks a name up.
+        """Send a request of ours to its next hop; a thread of its own looks a name up.
 
         Before the first ACK of the dialog the request goes to the source of the INVITE instead.
         """
         request = OwnRequest(dialog, method, branch, data, next_hop, on_final)
         if not dialog.acked:
             self._send_to_source(request)
+            return
+        if not isinstance(next_hop, str):
+            self._transactions.send(method, branch, data, next_hop, on_final,
+                                    isinstance(next_hop, TCPHop))
             return
         try:
             host, port = hop_address(next_hop)
@@ -97,6 +139,15 @@ class RequestSender:
             self._call_soon(request.on_final, None)
 
 
+def leads_to(uri, address):
+    """Return whether a URI names an (ip, port); of a TCPHop only the IP counts."""
+    try:
+        host, port = hop_address(uri)
+    except ValueError:
+        return False
+    return same_ip(host, address[0]) and (isinstance(address, TCPHop) or port == address[1])
+
+
 def is_loose(uri):
     """Return whether a route's URI is a loose router's (RFC 3261 19.1.1)."""
     try:
@@ -105,8 +156,16 @@ def is_loose(uri):
         return True
 
 
-def hop_transport(uri, default):
-    """Return "UDP" or "TCP": what a URI asks for, or else the transport of the call."""
+def is_global(ip):
+    """Return whether an IP address is one of the internet's, not a private one."""
+    return ipaddress.ip_address(ip.partition("%")[0]).is_global
+
+
+def hop_transport(next_hop, default):
+    """Return "UDP" or "TCP": what a next hop asks for, or else the transport of the call."""
+    if not isinstance(next_hop, str):
+        return "TCP" if isinstance(next_hop, TCPHop) else "UDP"
+    uri = next_hop
     try:
         wanted = parse_uri(uri).params.get("transport", default).upper()
     except ValueError:
@@ -117,10 +176,12 @@ def hop_transport(uri, default):
 def hop_address(uri):
     """Return the (host, port) of a SIP URI: maddr before host, 5060 if it names no port.
 
-    Raises ValueError if it is no SIP URI.
+    Raises ValueError if it is no SIP URI, or one that names no single host: 0.0.0.0, which some
+    clients put into their Contact, a multicast address, port 0.
     """
     parsed = parse_uri(uri)
-    host = parsed.params.get("maddr") or parsed.host
-    if not 0 < len(host) < 256:
+    host = (parsed.params.get("maddr") or parsed.host).strip("[]")
+    ip = plain_ip(host)
+    if not 0 < len(host) < 256 or (ip and not sendable(ipaddress.ip_address(ip))):
         raise ValueError("the URI has no usable host")
-    return host.strip("[]"), parsed.port or SIP_PORT
+    return host, parsed.port or SIP_PORT
