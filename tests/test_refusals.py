@@ -5,7 +5,7 @@ import unittest
 
 from siprtp.sip.answers import ALLOW
 from siprtp.sip.methods import METHODS
-from tests.support import OFFER, Trunk, statuses
+from tests.support import OFFER, Trunk, offer, statuses
 
 
 class Refused(unittest.TestCase):
@@ -81,6 +81,21 @@ class Refused(unittest.TestCase):
         self.assertEqual(statuses(self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKpath2")),
                          [482])
         self.assertEqual(len(self.server.calls), 1)
+
+    def test_an_invite_sent_again_after_an_acked_refusal_is_answered_anew(self):
+        # a proxy that tries another way sends the same INVITE with a branch of its own
+        for expected in (488, 488, 200):
+            body = offer(formats="18") if expected == 488 else OFFER
+            branch = f"z9hG4bKtry{len(self.server.sent)}"
+            last = self.trunk.say("INVITE", body=body, branch=branch)[-1]
+            self.assertEqual(last.status, expected)
+            if expected == 488:
+                self.trunk.say("ACK", to_tag=last.to_tag, branch=branch)
+
+    def test_a_refusal_without_its_ack_is_still_merged(self):
+        self.trunk.say("INVITE", body=offer(formats="18"), branch="z9hG4bKpath1")
+        again = self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKpath2")
+        self.assertEqual(statuses(again), [482])
 
     def test_a_request_too_bad_to_keep_has_the_same_to_tag_each_time(self):
         bad = self.trunk.request("INVITE", body=OFFER).replace(b"CSeq: 1 INVITE", b"CSeq: 1 BYE")

@@ -109,7 +109,10 @@ class ServerTransactions:
         if transaction is None:
             return False
         if request.method() == "ACK":
-            return transaction.on_ack()
+            absorbed = transaction.on_ack()
+            if absorbed:  # a proxy may try again with a branch of its own: that is no other path
+                self._forget_merged(transaction)
+            return absorbed
         transaction.on_repeat()
         return True
 
@@ -140,9 +143,12 @@ class ServerTransactions:
     def _remove(self, transaction):
         if self._transactions.get(transaction.keys[0]) is transaction:  # H and I may both be due
             self.unverified -= transaction.unverified
-        for table, key in zip((self._transactions, self._merged), transaction.keys):
-            if table.get(key) is transaction:
-                del table[key]
+            del self._transactions[transaction.keys[0]]
+        self._forget_merged(transaction)
+
+    def _forget_merged(self, transaction):
+        if self._merged.get(transaction.keys[1]) is transaction:
+            del self._merged[transaction.keys[1]]
 
 
 def transaction_key(request):
