@@ -257,6 +257,17 @@ class Echoed(OnSockets):
         self.send(1, payload=b"out", sock=nat)
         self.assertEqual(self.heard(nat).payload, b"out")
 
+    def test_and_when_it_signals_from_another_network(self):
+        old, new = self.open("127.0.0.9"), self.open("127.0.0.10")
+        self.update(remote=("127.0.0.200", 9))
+        for sequence in range(1, 5):  # the fast path is on
+            self.send(sequence, 160 * sequence, payload=b"before", sock=old)
+            self.heard(old)
+        self.session.peer_ip = "127.0.0.10"
+        self.now += session_module.STREAM_HOLD_UNITS / 8000
+        self.send(5, 800, payload=b"after", sock=new)
+        self.assertEqual(self.heard(new).payload, b"after")
+
     def test_a_hold_is_silent_and_a_resume_sends_to_the_new_address(self):
         self.update(sending=False)
         moved = self.open(A)
@@ -314,6 +325,17 @@ class Waiting(OnSockets):
         while self.session.packets_in < self.expected and time.monotonic() < deadline:
             heard += self.session.waiting(self.buffer)
         return heard
+
+    def test_what_came_before_the_start_is_not_heard(self):
+        session = RTPSession(open_rtp_socket(A, 11000, 11998))
+        self.addCleanup(session.sock.close)
+        session.update(self.session.flow.agreement)
+        for sequence in range(10):
+            self.caller.sendto(packet(sequence, 160 * sequence), (A, session.port))
+        session.start(types.SimpleNamespace(tick=lambda function, owner: None), tick=print)
+        self.caller.sendto(packet(10, 1600, b"n" * 160), (A, session.port))
+        self.session, self.expected = session, 1
+        self.assertEqual(self.heard(), [("PCMA", 7, 1600, b"n" * 160)])
 
     def test_waiting_yields_the_packets_that_arrived_with_their_codec_and_never_blocks(self):
         self.assertEqual(list(self.session.waiting(self.buffer)), [])

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MAX_KEYS_PER_SECOND = 25
 MANY_IGNORED = 50  # packets before a warning: RTP may arrive before the ACK that names its source
 COMFORT_NOISE = 13  # payload type (RFC 3389), which gateways send without an agreement
+MAX_EARLY = 1000  # packets from before the answer that are dropped; a socket holds about 300
 MAX_PACKETS_PER_TICK = 250  # packets of a bot's call read in 20 ms; the rest waits for the next
 FRESH_SECONDS = 0.020  # a packet younger than this is the last one waiting, most likely
 
@@ -133,6 +134,7 @@ class RTPSession:
         there can be no thread.
         """
         if tick:
+            self._drop_early()
             enable_timestamps(self.sock)
             thread.tick(tick, self)
         else:
@@ -140,6 +142,16 @@ class RTPSession:
             thread.read(echo)
             self.echo = echo
         self._has_thread = True
+
+    def _drop_early(self):
+        """Drop what arrived before the answer: the bot would hear it 200 ms late."""
+        for _ in range(MAX_EARLY):
+            try:
+                self.sock.recv(MAX_PACKET)
+            except ConnectionError:
+                continue  # an ICMP error
+            except OSError:
+                return
 
     def stop(self) -> None:
         """End the session. Its thread closes the RTP socket; without a thread, this does."""
