@@ -287,7 +287,10 @@ class Call:
     # Ending
 
     def hangup(self) -> None:
-        """End the call: send BYE, or 480 before the answer."""
+        """End the call: send BYE, or 480 before the answer.
+
+        Waits until 200 ms after the last audio, which the caller's jitter buffer still plays.
+        """
         self._finish("its bot hung up")
 
     def transfer(self, uri: str, timeout: float = 60.0) -> None:
@@ -323,6 +326,7 @@ class Call:
             self._changed.notify_all()
 
     def _finish(self, why):
+        self._audio.play_out()
         self._actions.hang_up(480, why)
         self._wait(lambda: self.ended, check=False)
 

@@ -731,6 +731,53 @@ class Ending(BotCase):
             self.at_tick[self.ticks + number] = (
                 self.service.on_end if news == "end" else lambda news=news: self.acts[1][2](*news))
 
+    def silence_before(self, ending):
+        """Return how many packets of silence follow the last audio before a hang-up."""
+        before = []
+        self.hang_up = lambda *args: (before.append(len(self.sent)), self.service.on_end())
+        ending()
+        quiet = codec.encode_pcma(QUIET)
+        last = max(at for at, (payload, *_) in enumerate(self.sent) if payload != quiet)
+        return before[0] - last - 1
+
+    def test_a_hang_up_waits_until_the_phone_has_played_the_last_word(self):
+        for ending in (lambda: self.call.hangup(), lambda: self.service.run(lambda call: None),
+                       lambda: self.service.run(lambda call: 1 / 0)):
+            self.make()
+            self.call.say(SPEECH * 5)
+            with self.assertLogs("bot"):
+                bot.log.info("so that there is a line")
+                self.assertEqual(self.silence_before(ending), 10)
+
+    def test_also_after_keys_and_without_packets_of_silence_otherwise(self):
+        self.make(SILENCE="off")
+        self.call.send_digits("1")
+        self.assertGreaterEqual(self.silence_before(self.call.hangup), 7)
+        self.make(SILENCE="off")
+        self.call.say(SPEECH)
+        self.assertEqual(self.silence_before(self.call.hangup), 10)
+
+    def test_a_hang_up_long_after_the_last_word_waits_for_nothing(self):
+        self.call.say(SPEECH)
+        self.tick(20)
+        ticks = self.ticks
+        self.call.hangup()
+        self.assertEqual(self.ticks, ticks)
+
+    def test_a_caller_that_hangs_up_first_ends_the_wait(self):
+        self.call.say(SPEECH)
+        self.at_tick[self.ticks + 3] = lambda: self.service.on_end("the caller hung up")
+        ticks = self.ticks
+        self.call.hangup()
+        self.assertEqual(self.ticks, ticks + 3)
+
+    def test_a_thread_that_goes_on_speaking_does_not_prevent_the_hang_up(self):
+        self.call.say(SPEECH)
+        self.call._audio._out += SPEECH * 100
+        ticks = self.ticks
+        self.call.hangup()
+        self.assertEqual(self.ticks, ticks + 10)
+
     def test_hangup_is_asked_of_the_sip_thread(self):
         self.call.hangup()
         self.assertEqual(self.acts[-1], ("hang_up", 480, "its bot hung up"))

@@ -28,6 +28,7 @@ class Service:
                 log.exception("%s: its bot failed", call)
                 status, why = 500, "its bot failed"
         call._audio.discard()
+        call._audio.play_out()
         call._actions.hang_up(status, why)
 
     def tick(self):

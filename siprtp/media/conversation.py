@@ -17,6 +17,7 @@ from siprtp.media.vad import VoiceDetector
 BUFFERED = 0.2  # seconds of audio at most that wait to be sent; more would delay a live stream
 KEPT = 1500  # frames at most kept for a bot that does not ask for them: 30 s
 MAX_KEYS = 500  # keys at most that wait to be read; the oldest are dropped
+TAIL = 10  # ticks, 200 ms from the last audio to a hang-up: a phone's jitter buffer still plays
 BARGE_IN = 320  # bytes of loud payload in a row that interrupt a speech: 40 ms; less is a click
 
 
@@ -53,6 +54,8 @@ class Conversation:
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
         self._speaker = None  # the thread that is in play() or send_digits()
         self._send_silence, self._paused = silence, True
+        self._played_at = 0  # the tick at which the other side has played what was sent
+        self._ending = False  # the bot waits for that tick
         self._buffer = bytearray(2048)
         self._detector, self._loud = VoiceDetector(), 0  # bytes in a row
         self._encodes = self._decodes = None  # names of codecs
@@ -85,6 +88,8 @@ class Conversation:
             # a plain tuple: 1500 objects a call would make garbage collection take long
             self._received.append((self.ticks, pcm, voiced))
             self._more.notify()
+            if self._ending:
+                self.changed.notify_all()
             if flow.events is None and self._events:  # a new agreement has no telephone-event
                 self.session.skip(FRAME * 8)  # the next packet needs another timestamp
                 self._events.clear()
@@ -98,6 +103,7 @@ class Conversation:
             self._send(frame)
         if frame or event:
             with self.lock:
+                self._played_at = self.ticks + TAIL
                 self._wake_bot()
         for recorder in recorders:
             recorder.write(pcm, frame or bytes(self.size))
@@ -264,6 +270,14 @@ class Conversation:
                     self.clear()  # drops what is left if chunks raised
                     self._speech = Speech(False)
         return speech.sent / (2 * self.rate), interrupted_by
+
+    def play_out(self):
+        """Wait until the other side has played what was sent; it gets silence meanwhile."""
+        with self.lock:
+            self._ending = self._send_silence = True
+            played_at = self._played_at
+            while self.ticks < played_at and not self.ended:
+                self.changed.wait()
 
     def _queue(self, speech, chunk):
         """Queue a chunk for the RTP thread once there is room; return whether to go on."""
