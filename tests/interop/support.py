@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 import unittest
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SERVER_IP, SIPP_IP, RELAY_IP = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PACKAGES = {"sipp": "sip-tester", "baresip": "baresip-core", "sox": "sox",
             "espeak-ng": "espeak-ng", "linphonec": "linphone-cli",
-            "kamailio": "kamailio"}  # program: its Debian package
+            "kamailio": "kamailio", "ip": "iproute2",
+            "nft": "nftables"}  # program: its Debian package
 # where users other than root find a daemon, too
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 PATIENCE = 30  # seconds for steps that take none: a busy machine may pause for some
@@ -44,16 +45,20 @@ class InteropCase(unittest.TestCase):
             raise unittest.SkipTest("there is no /proc as on Linux")
         for tool in cls.tools:
             if shutil.which(tool, path=PATH) is None:
-                message = f"{tool} is not installed (Debian: {PACKAGES[tool]})"
-                if os.environ.get("CI") == "true":
-                    raise AssertionError(message)  # CI must fail if a tool is missing
-                raise unittest.SkipTest(message)
+                skip(f"{tool} is not installed (Debian: {PACKAGES[tool]})")
 
     def enter(self, context):
         """Enter a context until the test ends; return its value."""
         value = context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
         return value
+
+
+def skip(message):
+    """Skip a test that lacks something. CI must not lack it, so there the test fails."""
+    if os.environ.get("CI") == "true":
+        raise AssertionError(message)
+    raise unittest.SkipTest(message)
 
 
 def wait_until(condition, seconds=PATIENCE):
@@ -125,23 +130,34 @@ class Usage(NamedTuple):
     files: int
 
 
+class Host(NamedTuple):
+    """Where a program runs. enter: what its command line begins with there."""
+
+    ip: str
+    enter: Tuple[str, ...] = ()
+
+
+LOOPBACK = Host(SERVER_IP)
+
+
 class Server:
     """`python server.py` on a free port. As a context manager it must end with exit code 0.
 
     settings: of the environment, beside those that are set here.
     """
 
-    def __init__(self, path, **settings):
+    def __init__(self, path, host=LOOPBACK, **settings):
         self._log = os.path.join(path, "server.log")
-        env = {**os.environ, "BIND_IP": SERVER_IP, "SIP_PORT": "0", "LOG_LEVEL": "info",
+        env = {**os.environ, "BIND_IP": host.ip, "SIP_PORT": "0", "LOG_LEVEL": "info",
                "DRAIN_SECONDS": "0", **settings}
         with open(self._log, "wb") as log:
-            self.process = subprocess.Popen([sys.executable, "server.py"], cwd=ROOT, env=env,
-                                            stdin=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen([*host.enter, sys.executable, "server.py"], cwd=ROOT,
+                                            env=env, stdin=subprocess.DEVNULL, stderr=log)
         if not wait_until(lambda: LISTENING.search(self.log())):
             end(self.process)
             raise AssertionError(f"the server did not start: {self.log()}")
         self.port = int(LISTENING.search(self.log()).group(1))
+        self.uri = f"sip:echo@{host.ip}:{self.port}"
         self.idle = self.usage()
 
     def __enter__(self):

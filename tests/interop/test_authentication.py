@@ -4,14 +4,7 @@ import os
 from tempfile import TemporaryDirectory
 
 from tests.interop.support import SERVER_IP, InteropCase, Server, SIPp, end, undisturbed, wait_until
-from tests.interop.test_softphones import (
-    LINPHONE_COMMANDS,
-    LINPHONE_CONFIG,
-    RATE,
-    dial,
-    speak,
-    start,
-)
+from tests.interop.test_softphones import RATE, dial, dial_with_linphone, speak
 
 LINPHONE_PASSWORD = """
 [auth_info_0]
@@ -60,7 +53,7 @@ class Baresip(InteropCase):
         """Call with a password until the server's log has a line; return the Server."""
         with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST="MD5") as server:
             speak(path, RATE)
-            process = dial(path, f"sip:echo@{SERVER_IP}:{server.port}", "PCMA/8000/1",
+            process = dial(path, server.uri, "PCMA/8000/1",
                            f";auth_user=alice;auth_pass={password}")
             try:
                 self.assertTrue(wait_until(lambda: line in server.log()), server.log())
@@ -85,14 +78,8 @@ class Linphone(InteropCase):
         for digest in ("SHA-256,MD5", "SHA-256"):
             with TemporaryDirectory() as path, asking_server(path, SIP_DIGEST=digest) as server:
                 speak(path, RATE)
-                with open(os.path.join(path, "linphonerc"), "w") as file:
-                    file.write(LINPHONE_CONFIG.format(ip=SERVER_IP, udp_port=-1, tcp_port=0)
-                               + LINPHONE_PASSWORD)
-                process = start(path, ["linphonec", "-c", "linphonerc"])
+                process = dial_with_linphone(path, server.uri, more=LINPHONE_PASSWORD)
                 try:
-                    process.stdin.write(LINPHONE_COMMANDS.format(
-                        ip=SERVER_IP, path=path, port=server.port, transport="udp").encode())
-                    process.stdin.flush()
                     self.assertTrue(wait_until(server.began), server.log())
                 finally:
                     end(process)

@@ -5,10 +5,20 @@ import glob
 import os
 import subprocess
 import wave
+from contextlib import contextmanager
 from operator import mul
 from tempfile import TemporaryDirectory
 
-from tests.interop.support import PATIENCE, RUNS, SERVER_IP, InteropCase, Server, end, wait_until
+from tests.interop.support import (
+    LOOPBACK,
+    PATIENCE,
+    RUNS,
+    SERVER_IP,
+    InteropCase,
+    Server,
+    end,
+    wait_until,
+)
 
 WORDS = "The quick brown fox jumps over the lazy dog."
 RATE = 8000  # Hz
@@ -49,7 +59,7 @@ LINPHONE_COMMANDS = """ipv6 disable
 soundcard use files
 play {path}/speech.wav
 record {path}/recording.wav
-call sip:echo@{ip}:{port};transport={transport}
+call {uri}
 """
 
 
@@ -69,12 +79,19 @@ class EchoHeard:
             if cls.all_came() and cls.clear() >= CLEAR * len(cls.heard):
                 break
 
+    @staticmethod
+    @contextmanager
+    def hosts():
+        """Yield the Host of the phone and that of the server."""
+        yield LOOPBACK, LOOPBACK
+
     @classmethod
     def make_call(cls):
-        with TemporaryDirectory() as path, Server(path, **cls.settings) as server:
+        with TemporaryDirectory() as path, cls.hosts() as (phone, host), \
+                Server(path, host, **cls.settings) as server:
             speak(path, cls.rate)
             try:
-                cls.call(path, server)
+                cls.call(path, phone, server)
             except AssertionError as error:
                 with open(os.path.join(path, "screen.txt"), errors="replace") as screen:
                     raise AssertionError(f"{error}: {screen.read()[-3000:]}") from None
@@ -121,9 +138,8 @@ class Baresip(EchoHeard, InteropCase):
     transport, codec = "udp", "PCMA/8000/1"
 
     @classmethod
-    def call(cls, path, server):
-        process = dial(path, f"sip:echo@{SERVER_IP}:{server.port};transport={cls.transport}",
-                       cls.codec)
+    def call(cls, path, phone, server):
+        process = dial(path, f"{server.uri};transport={cls.transport}", cls.codec, phone=phone)
         try:
             if not wait_until(server.ended):
                 raise AssertionError("baresip did not call and hang up")
@@ -176,23 +192,16 @@ class Linphone(EchoHeard, InteropCase):
     """It offers every codec it has; the server supports few of them."""
 
     tools = ("linphonec", "espeak-ng", "sox")
-    transport, ports = "udp", {"udp_port": -1, "tcp_port": 0}  # 0 is none, -1 any
+    transport = "udp"
 
     @classmethod
-    def call(cls, path, server):
-        with open(os.path.join(path, "linphonerc"), "w") as file:
-            file.write(LINPHONE_CONFIG.format(ip=SERVER_IP, **cls.ports))
-        commands = LINPHONE_COMMANDS.format(ip=SERVER_IP, path=path, port=server.port,
-                                            transport=cls.transport)
+    def call(cls, path, phone, server):
         enough = os.path.getsize(os.path.join(path, "speech.wav")) + RATE
-        process = start(path, ["linphonec", "-c", "linphonerc"])
+        process = dial_with_linphone(path, server.uri, cls.transport, phone)
         try:
-            process.stdin.write(commands.encode())
-            process.stdin.flush()
             if not wait_until(lambda: size(cls.recorded(path)) > enough):
                 raise AssertionError("linphonec did not call and record")
-            process.stdin.write(b"terminate\nquit\n")
-            process.stdin.flush()
+            tell(process, "terminate\nquit\n")
             if not wait_until(server.ended):
                 raise AssertionError("linphonec did not hang up")
             process.wait(PATIENCE)  # it finishes the recording
@@ -207,15 +216,25 @@ class Linphone(EchoHeard, InteropCase):
 class LinphoneOverTCP(Linphone):
     """The same over TCP."""
 
-    transport, ports = "tcp", {"udp_port": 0, "tcp_port": -1}
+    transport = "tcp"
 
 
-def dial(path, uri, codec, more=""):
+def dial(path, uri, codec, more="", phone=LOOPBACK):
     """Start baresip, which calls a URI, plays speech.wav and hangs up; more: account parameters."""
     for name, text in (("config", BARESIP_CONFIG), ("accounts", BARESIP_ACCOUNTS)):
         with open(os.path.join(path, name), "w") as file:
-            file.write(text.format(ip=SERVER_IP, path=path, codec=codec, more=more))
-    return start(path, ["baresip", "-f", path, "-e", f"/dial {uri}"])
+            file.write(text.format(ip=phone.ip, path=path, codec=codec, more=more))
+    return start(path, [*phone.enter, "baresip", "-f", path, "-e", f"/dial {uri}"])
+
+
+def dial_with_linphone(path, uri, transport="udp", phone=LOOPBACK, more=""):
+    """Start linphonec, which calls a URI, plays speech.wav and records; more: configuration."""
+    ports = {f"{name}_port": -1 if name == transport else 0 for name in ("udp", "tcp")}
+    with open(os.path.join(path, "linphonerc"), "w") as file:
+        file.write(LINPHONE_CONFIG.format(ip=phone.ip, **ports) + more)  # 0 is none, -1 any
+    process = start(path, [*phone.enter, "linphonec", "-c", "linphonerc"])
+    tell(process, LINPHONE_COMMANDS.format(path=path, uri=f"{uri};transport={transport}"))
+    return process
 
 
 def start(path, command):
@@ -223,6 +242,12 @@ def start(path, command):
     with open(os.path.join(path, "screen.txt"), "wb") as screen:
         return subprocess.Popen(command, cwd=path, env=dict(os.environ, HOME=path), stdout=screen,
                                 stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def tell(phone, commands):
+    """Write commands to the standard input of a softphone."""
+    phone.stdin.write(commands.encode())
+    phone.stdin.flush()
 
 
 def speak(path, rate):
