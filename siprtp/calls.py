@@ -211,8 +211,9 @@ class Calls(CallTable):
         """Let the media follow an agreement, and log what it changes."""
         before = dialog.media.flow
         dialog.media.update(agreement)
-        if before.formats and not dialog.over:
+        if dialog.has_had_audio and not dialog.over:
             log_change(dialog, before)
+        dialog.has_had_audio = dialog.has_had_audio or bool(agreement.formats)
 
     def verify_caller(self, dialog, ack):
         """Take the ACK of a 2xx: it repeats our tag, so the source of the INVITE is verified."""
@@ -235,7 +236,7 @@ class Calls(CallTable):
 
     def take_answer(self, dialog, ack):
         """Apply the answer that an ACK carries; without one the caller has 64*T1 to say BYE."""
-        is_first = not dialog.media.flow.formats
+        is_first = not dialog.has_had_audio
         try:
             answer = ack.sdp()
             if answer is not None:
@@ -245,10 +246,12 @@ class Calls(CallTable):
             dialog.hang_up("unusable SDP answer", 47)
             return
         flow = dialog.media.flow
+        if not is_first:
+            return  # log_change reports it
         if not flow.formats:
             log.info("%s: the ACK agrees on no audio", dialog)
             dialog.later(TIMEOUT, self._check_agreed)
-        elif is_first:  # log_change reports a later one
+        else:
             log.info("%s: the ACK agrees on %s, remote media %s", dialog, flow.codec,
                      remote_media(flow))
 
@@ -323,6 +326,10 @@ def log_began(dialog):
 def log_change(dialog, before):
     """Log what a new agreement changed; a hold would look like one-way audio otherwise."""
     flow = dialog.media.flow
+    if not flow.formats:
+        if before.formats:
+            log.info("%s: the caller switched the audio off", dialog)
+        return
     if (before.sending, before.receiving) != (flow.sending, flow.receiving):
         log.info("%s: %s", dialog, HOLDS[flow.sending, flow.receiving])
     if before.codec != flow.codec or (flow.remote and before.remote != flow.remote):

@@ -37,10 +37,11 @@ class Upkeep:
     def _watch(self, dialog, seen, silent):
         """End a call without RTP for RTP_TIMEOUT seconds; a call on hold is checked with OPTIONS.
 
+        A call whose audio is switched off is not on hold.
         silent: seconds, the sum of the waits: a machine that was suspended has missed no RTP.
         """
         flow, timeout = dialog.media.flow, self._rtp_timeout
-        held = not (flow.sending and flow.receiving)
+        held = bool(flow.formats) and not (flow.sending and flow.receiving)
         now = dialog.media.packets_in, held
         if now != seen or not dialog.acked:  # without an ACK the call ends for that
             seen, silent = now, 0

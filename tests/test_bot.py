@@ -677,6 +677,17 @@ class About(BotCase):
             self.assertLess(said, 0.5)
 
 
+class AudioOff(BotCase):
+    def test_while_the_audio_is_off_a_bot_goes_on_as_on_hold(self):
+        self.call.say(SPEECH)
+        del self.sent[:]
+        self.session.flow = Flow(NOTHING)
+        self.assertEqual(self.call.say(SPEECH * 10), 0.0)
+        self.assertEqual(next(self.call.frames()), QUIET)
+        self.session.flow = flow()
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+
+
 class Hangup(BotCase):
     """A hang-up leaves one ordinary line, however it reaches the bot."""
 

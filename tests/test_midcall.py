@@ -57,6 +57,48 @@ class ReInvite(InCall):
         self.assertLess(self.version(held), self.version(music))
         self.assertLess(self.version(music), self.version(back))
 
+    def test_audio_switched_off_is_taken_and_the_stream_stops(self):
+        # RFC 3264 8.2: port 0 ends a stream, not the call
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
+            off = self.reinvite(offer(port=0))
+        self.assertEqual(off.status, 200)
+        self.assertIn(b"m=audio 0 RTP/AVP 8\r\n", off.body)
+        self.assertNotIn(b"m=audio 20000", off.body)
+        self.assertEqual((self.flow().remote, self.flow().sending, self.flow().receiving),
+                         (None, False, False))
+        self.assertEqual(self.reinvite(offer(port=0)).body, off.body)
+        again = self.reinvite(OFFER)
+        self.assertIn(b"m=audio 20000 RTP/AVP 8 101\r\n", again.body)
+        self.assertEqual((self.flow().remote, self.flow().sending), (("192.0.2.10", 4000), True))
+        self.assertGreater(self.version(again), self.version(off))
+        self.assertEqual(len([line for line in logged.output if "audio off" in line]), 1)
+
+    def test_audio_that_is_off_is_offered_again_by_an_offerless_reinvite(self):
+        self.reinvite(offer(port=0))
+        with self.assertLogs("siprtp.calls", "INFO") as logged:
+            ok = self.reinvite(ack_body=OFFER)
+            self.assertIn(b"m=audio 20000 RTP/AVP 8 0 101\r\n", ok.body)
+            self.assertEqual(self.flow().remote, ("192.0.2.10", 4000))
+        self.assertIn("now PCMA, remote media 192.0.2.10:4000", logged.output[-1])
+
+    def test_audio_off_in_an_answer_does_not_end_the_call_at_once(self):
+        self.reinvite(ack_body=offer(port=0))
+        self.assertEqual((self.flow().formats, self.trunk.advance(100)), ({}, []))
+
+    def test_audio_that_stays_off_ends_the_call_after_rtp_timeout(self):
+        self.reinvite(offer(port=0))
+        sent = self.trunk.advance(320)
+        self.assertEqual([m.method() for _, m in sent[:1]], ["BYE"])
+        self.assertEqual(self.call.why, "no RTP for 300 s")
+
+    def test_a_change_to_fax_is_still_rejected_and_the_audio_goes_on(self):
+        fax = offer(port=0, extra="m=image 5000 udptl t38\r\n")
+        self.assertEqual(self.reinvite(fax).status, 488)
+        self.assertTrue(self.flow().sending)
+
+    def test_a_call_cannot_begin_with_its_audio_off(self):
+        self.assertEqual(self.trunk.say("INVITE", call_id="2", body=offer(port=0))[-1].status, 488)
+
     def test_the_same_offer_again_gets_the_same_answer(self):
         self.assertEqual(self.reinvite(OFFER).body, self.reinvite(OFFER).body)
 

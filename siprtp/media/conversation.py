@@ -71,8 +71,9 @@ class Conversation:
             return True  # a later tick closes the socket
         flow = self.session.flow
         if flow.codec == "none":
-            return True  # no codec is agreed: our offer waits for its answer
-        if flow.codec != self._encodes:
+            if self._encodes is None:
+                return True  # our offer waits for its answer
+        elif flow.codec != self._encodes:  # while the audio is off, the old codec stays
             self._encodes = flow.codec
             self._set_encoder(codec.CODECS[flow.codec])
             self._set_decoder(flow.codec)

@@ -77,6 +77,7 @@ class Dialog:
         self.notified, self.keys = NotifyReader(), Keys()
         self.ringing, self.rseq = False, None  # rseq: of a 180 that waits for its PRACK
         self.acked = False  # the peer has ACKed a 2xx of ours
+        self.has_had_audio = False  # offer and answer have agreed on some
         self.referral = None  # the Referral in progress
         self.unacked = None  # the Unacked of the last 2xx
         self.media = self.negotiation = self.timer = self.bot = None  # siprtp.calls joins them

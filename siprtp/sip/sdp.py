@@ -165,6 +165,8 @@ class Negotiation:
     def answer(self, offer: Union[str, bytes]) -> Tuple[bytes, Agreement]:
         """Take an offer; return (answer as bytes, Agreement). An SDPError leaves no trace of it."""
         time, media = parse(offer)
+        if self._said and not any(line.port for line in media):
+            return self._switch_off(time, media)
         chosen, formats = self._choose(media)
         agreement = self._agree(media[chosen], formats, formats)
         self._time, self._slots = time, [m.refused() for m in media]
@@ -173,6 +175,16 @@ class Negotiation:
         self._types = {codec: pt for codec, pt in self._types.items() if pt not in agreed.values()}
         self._types.update(agreed)
         return self._describe(formats, agreement.sending, agreement.receiving), agreement
+
+    def _switch_off(self, time, media):
+        """Answer an offer that ends every stream: the call goes on without (RFC 3264 8.2)."""
+        ours = self._slots.index(None)
+        if ours >= len(media) or media[ours].kind != "audio":
+            raise SDPError("the audio line is missing", 399)
+        self._time, self._slots = time, [line.refused() for line in media]
+        answer = self._describe([], False, False)
+        self._slots[ours] = None  # our next offer may use the line again
+        return answer, NOTHING
 
     def offer(self) -> bytes:
         """Return our full offer: all formats, sendrecv, even during a hold (RFC 6337 5.3)."""
