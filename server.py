@@ -69,7 +69,8 @@ class SIPServer:
             self.client_transactions, self.admission, self.reply, self.call_soon,
             family_of(config.bind_ip))
         self.tcp = TCPTransport(self.call_soon, self.receive, self.admission)
-        self.uas = UAS(self.transactions, self.admission, self.reply, self.authenticator)
+        self.uas = UAS(self.transactions, self.admission, self.reply, self.after,
+                       self.authenticator)
         self.calls = self.uas.calls = Calls(self, bot)
 
     # The loop

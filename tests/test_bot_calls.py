@@ -19,9 +19,10 @@ class BotCase(unittest.TestCase):
         self.calls._bot_thread.tick = self.paced.append
 
     def invite(self, **parts):
-        """Deliver an INVITE; return the call, which its bot has not answered."""
+        """Deliver an INVITE; return the call, which its bot has not answered after 200 ms."""
         parts.setdefault("body", OFFER)
-        self.assertEqual(statuses(self.trunk.say("INVITE", branch="z9hG4bKi", **parts)), [100])
+        self.assertEqual(self.trunk.say("INVITE", branch="z9hG4bKi", **parts), [])
+        self.assertEqual([(at, m.status) for at, m in self.trunk.advance(0.2)], [(0.2, 100)])
         self.call = self.started[-1]
         return self.call
 
@@ -85,6 +86,15 @@ class BeforeTheAnswer(BotCase):
         self.assertEqual(seen.headers["f"], call.remote)
         self.assertEqual((call.state, call.media.started, self.paced), ("proceeding", 0, []))
 
+    def test_a_bot_that_answers_or_rings_within_200_ms_saves_the_100(self):
+        # RFC 3261 17.2.1
+        for action in ("accept", "ring"):
+            self.setUp()
+            self.trunk.say("INVITE", body=OFFER)
+            self.call = self.started[-1]
+            self.do(action)
+            self.assertEqual(statuses(m for _, m in self.trunk.advance(0.3)), [])
+
     def test_ringing_is_180_with_the_tag_of_the_answer_and_once(self):
         call = self.invite()
         ringing, = self.do("ring")
@@ -142,7 +152,7 @@ class BeforeTheAnswer(BotCase):
 
     def test_an_invite_that_expires_is_487(self):
         self.invite(headers=["Expires: 20"])
-        self.assertEqual(self.trunk.advance(19.9), [])
+        self.assertEqual(self.trunk.advance(19.7), [])
         self.assertEqual([m.status for _, m in self.trunk.advance(0.2)], [487])
         self.assertTrue(self.call.bot.call.ended)
 
@@ -150,7 +160,7 @@ class BeforeTheAnswer(BotCase):
         for header in ([], ["Expires: soon"], ["Expires: 300"]):
             self.setUp()
             self.invite(headers=header)
-            self.assertEqual(self.trunk.advance(179.9), [])
+            self.assertEqual(self.trunk.advance(179.7), [])
             self.assertEqual(self.trunk.advance(0.2)[0][1].status, 480)
 
     def test_ringing_is_repeated_each_minute(self):
@@ -185,7 +195,7 @@ class BeforeTheAnswer(BotCase):
         self.calls.start_bot = fail
         with self.assertLogs("siprtp.calls", "WARNING"):
             answers = self.trunk.say("INVITE", body=OFFER, call_id="other")
-        self.assertEqual((statuses(answers), len(self.calls)), ([100, 486], 0))
+        self.assertEqual((statuses(answers), len(self.calls)), ([486], 0))
         self.calls.start_bot = self.started.append
         self.calls._bot_thread.tick = fail
         self.invite()

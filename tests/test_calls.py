@@ -14,15 +14,13 @@ class SetUp(unittest.TestCase):
         self.trunk = Trunk()
         self.server = self.trunk.server
 
-    def test_an_invite_gets_100_and_a_200_with_the_answer(self):
-        trying, ok = self.trunk.say("INVITE", body=OFFER, headers=["Timestamp: 12.5"])
-        self.assertEqual(statuses([trying, ok]), [100, 200])
-        self.assertEqual(trying.to_tag, "")
-        self.assertEqual(trying.header("Timestamp"), "12.5")
+    def test_an_invite_gets_a_200_with_the_answer_and_no_100(self):
+        ok, = self.trunk.say("INVITE", body=OFFER, headers=["Timestamp: 12.5"])
+        self.assertEqual((ok.status, ok.header("Timestamp")), (200, "12.5"))
         self.assertEqual(ok.header("Contact"), "<sip:1000@192.0.2.1:5060>")
         self.assertEqual(ok.headers_all("Allow"), "INVITE ACK BYE CANCEL OPTIONS UPDATE INFO "
                          "NOTIFY PRACK".split())
-        for name in ("Supported", "Accept", "Server"):
+        for name in ("Supported", "Server"):
             self.assertIsNotNone(ok.header(name), name)
         self.assertIn(b"m=audio 20000 RTP/AVP 8 101\r\n", ok.body)
         self.assertIn(b"c=IN IP4 192.0.2.1\r\n", ok.body)
@@ -372,16 +370,16 @@ class Limits(unittest.TestCase):
         trunk = Trunk(MAX_CALLS="1")
         call = trunk.call(call_id="one")
         with self.assertLogs("siprtp.calls", "INFO") as logged:
-            self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 486])
+            self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [486])
         self.assertIn("1 of 1 calls in use (MAX_CALLS or RTP ports)", logged.output[0])
         self.assertEqual(statuses(trunk.say("OPTIONS", call_id="three")), [486])
         trunk.say("BYE", 2, to_tag=call.local_tag, call_id="one")
-        self.assertEqual(statuses(trunk.say("INVITE", 2, body=OFFER, call_id="two")), [100, 200])
+        self.assertEqual(statuses(trunk.say("INVITE", 2, body=OFFER, call_id="two")), [200])
 
     def test_a_call_that_only_waits_for_the_answer_to_its_bye_takes_no_place(self):
         trunk = Trunk(MAX_CALLS="1")
         trunk.call(call_id="one").on("hang up", why="test")
-        self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [100, 200])
+        self.assertEqual(statuses(trunk.say("INVITE", body=OFFER, call_id="two")), [200])
 
     def test_no_socket_for_the_call_is_486(self):
         for what in ("open_media", "address_towards"):
@@ -393,7 +391,7 @@ class Limits(unittest.TestCase):
 
             setattr(owner, what, fail)
             with self.assertLogs("siprtp.calls", "WARNING"):
-                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486], what)
+                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [486], what)
 
     def test_a_refused_call_leaves_nothing_behind(self):
         trunk = Trunk()
@@ -413,7 +411,7 @@ class Limits(unittest.TestCase):
 
             trunk.server.calls.open_media = without_thread
             with self.assertLogs("siprtp.calls", "WARNING"):
-                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [100, 486])
+                self.assertEqual(statuses(trunk.say("INVITE", body=OFFER)), [486])
             self.assertEqual((len(trunk.server.calls), trunk.server.media_made[0].stopped), (0, 1))
 
     def test_the_first_calls_have_a_thread_each_and_very_many_share_one(self):

@@ -230,10 +230,10 @@ class IOS(unittest.TestCase):
         return self.trunk.send(wire(IOS_INVITE, body, type=kind, extra=extra), (IOS_IP, 57407))
 
     def test_its_via_comes_back_to_the_letter_and_to_its_port(self):
-        trying, ok = self.invite()
-        self.assertEqual(trying.header("Via"), "SIP/2.0/UDP  192.0.2.20:5060;"
+        ok, = self.invite()
+        self.assertEqual(ok.header("Via"), "SIP/2.0/UDP  192.0.2.20:5060;"
                          'x-ds0num="ISDN 0/1/0:15 0/1/0:DS1 31:DS0";branch=z9hG4bK2567F')
-        self.assertEqual([m.header("Timestamp") for m in (trying, ok)], ["1795410000"] * 2)
+        self.assertEqual(ok.header("Timestamp"), "1795410000")
         self.assertEqual({address for _, address in self.trunk.server.sent}, {(IOS_IP, 5060)})
 
     def test_its_comfort_noise_is_not_agreed_and_its_event_type_is(self):

@@ -28,11 +28,12 @@ class Admission:
     """Decides whether a peer is answered. Unverified peers are counted apart; IPv6 by the /64.
 
     peers: the allow-list, networks (ipaddress); () for loopback and private ones. A peer that the
-    list names by its own address is known from the start, but not verified: its datagrams may be
-    forged. own_ip: the IP at which the server reaches itself; no other machine can send from it.
-    rate: messages per second from one known peer. An unverified one gets a tenth, all of them
-    together half; long messages count as several. 0: no limit. clock: seconds. on_message(ip): told
-    the source of each message before anything is logged about it.
+    list names by its own address is known from the start, and gets as many answers as a verified
+    one: the first call of a trunk must not fail on a network that loses packets. own_ip: the IP at
+    which the server reaches itself; no other machine can send from it. rate: messages per second
+    from one known peer. An unverified one gets a tenth, all of them together half; long messages
+    count as several. 0: no limit. clock: seconds. on_message(ip): told the source of each message
+    before anything is logged about it.
     """
 
     def __init__(self, peers, own_ip, rate, clock, on_message=lambda ip: None):
@@ -89,8 +90,8 @@ class Admission:
         return ip in self._verified or ip in self._named
 
     def is_verified(self, ip: str) -> bool:
-        """Return whether the host at an address is known to receive what is sent to it."""
-        return ip in self._verified or ip == self.own_ip
+        """Return whether what is sent to an address needs no credit."""
+        return self.is_known(ip) or ip == self.own_ip
 
     def was_verified(self, ip: str) -> bool:
         """Return whether an address was verified by an answer of its own."""

@@ -44,7 +44,7 @@ def _reject_without_prack(dialog):
 
 def send_2xx(dialog, request, body, offered):
     """Answer an INVITE of a dialog with 200. offered: body is our offer, not our answer."""
-    headers = [("Contact", dialog.contact), ("Allow", ALLOW), SUPPORTED, ACCEPT]
+    headers = [("Contact", dialog.contact), ("Allow", ALLOW), SUPPORTED]
     headers += start_timer(dialog, request)
     ok = dialog.respond(request, 200, "", headers, body, dialog.local_tag)
     dialog.on_2xx_sent(request, bytes(ok), offered)

@@ -24,7 +24,6 @@ def on_invite(context, request):
     if request.to_tag:
         on_reinvite(context, request)
         return
-    context.respond(request, 100)
     accepted = [value.partition(";")[0].strip().lower() for value in request.headers_all("Accept")]
     if accepted and not set(accepted) & ACCEPTABLE:
         raise SIPError(406, "", [ACCEPT])
@@ -34,7 +33,6 @@ def on_invite(context, request):
 
 def on_reinvite(context, request):
     dialog = dialog_of(context, request)
-    context.respond(request, 100)
     offer = next_offer(dialog, request)
     answer_expiry(request, False)
     body = context.calls.negotiate(dialog, offer)

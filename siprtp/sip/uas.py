@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 UNDERSTOOD = ("timer", "100rel")  # option tags that Require may name
 NOT_ALLOWED = frozenset("MESSAGE PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
+TRYING_SECONDS = 0.2  # until a 100, if an INVITE has no other response (RFC 3261 17.2.1)
 MAX_TRANSACTIONS = 2000  # of unverified peers; beyond, they get answers without a transaction
 HINTS = {"REGISTER": "; phones need no account here, call without registering"}
 
@@ -21,13 +22,15 @@ class UAS:
     """Answers requests; the context that the functions in METHODS get.
 
     transactions: the ServerTransactions. admission: which peers are verified. reply(data,
-    address): sends a response that belongs to no transaction. authenticator: an Authenticator, or
-    None if every allowed peer may call. calls: the Calls, set before the first request.
+    address): sends a response that belongs to no transaction. after(seconds, function, *args).
+    authenticator: an Authenticator, or None if every allowed peer may call. calls: the Calls, set
+    before the first request.
     """
 
-    def __init__(self, transactions, admission, reply, authenticator=None):
+    def __init__(self, transactions, admission, reply, after, authenticator=None):
         self.transactions, self.calls = transactions, None
-        self._admission, self._reply, self._authenticator = admission, reply, authenticator
+        self._admission, self._reply, self._after = admission, reply, after
+        self._authenticator = authenticator
         self.stopping = False  # True: no new calls
 
     def receive(self, request):
@@ -44,12 +47,22 @@ class UAS:
             if request.method() != "ACK":
                 self._begin_transaction(request)
             self._dispatch(request)
+            if request.method() == "INVITE" and is_trying(request):
+                self._after(TRYING_SECONDS, self._send_trying, request)
         except SIPError as error:
             self.reject(request, error)
         except Exception:
             log.exception("%.20s failed, answered with 500; Call-ID %a", request.method(),
                           call_id(request))
             self.reject(request, SIPError(500, ""))
+
+    def _send_trying(self, request):
+        """Send 100, unless the bot has answered or rings by now.
+
+        An earlier one would also take from the few bytes that an unverified peer may be sent.
+        """
+        if is_trying(request):
+            self.respond(request, 100)
 
     def _begin_transaction(self, request):
         """Begin a transaction, unless unverified peers have too many (RFC 3261 8.2.7)."""
@@ -98,3 +111,8 @@ class UAS:
                 "".join(f"; {name}: {value!a}" for name, value in error.headers),
                 HINTS.get(request.method(), ""), request.header("From", "")[:100],
                 call_id(request))
+
+
+def is_trying(request):
+    """Return whether a request has got no response yet."""
+    return request.transaction is not None and request.transaction.state == "trying"
