@@ -16,7 +16,7 @@ from siprtp.logs import call_id
 from siprtp.media.session import open_rtp_session
 from siprtp.media.thread import RTPThread
 from siprtp.sip import sdp
-from siprtp.sip.answers import send_2xx
+from siprtp.sip.answers import ALLOW, send_2xx
 from siprtp.sip.dialog import Dialog
 from siprtp.sip.next_hop import leads_to
 from siprtp.sip.session_timer import SessionTimer
@@ -110,7 +110,7 @@ class Calls(CallTable):
                             self.remove_ended, self._config.nat == "auto")
             media.on_key = lambda key: self._post(self.on_key, dialog, key, "RTP")
             dialog.media, media.name = media, str(dialog)
-            dialog.timer = SessionTimer(dialog, server.after)
+            dialog.timer = SessionTimer(dialog, server.after, self.refresh_by_invite)
             dialog.negotiation = sdp.Negotiation(
                 ip, media.port, lambda address: self.is_own(address, media.port),
                 self._config.codecs)
@@ -215,6 +215,15 @@ class Calls(CallTable):
             log_change(dialog, before)
         dialog.has_had_audio = dialog.has_had_audio or bool(agreement.formats)
 
+    def refresh_by_invite(self, dialog, headers, on_final):
+        """Send a re-INVITE that repeats our last description; its answer may move the media."""
+        def on_response(response):
+            on_final(response)
+            if response is not None and response.status < 300 and not dialog.over:
+                self.take_answer(dialog, response)
+
+        dialog.reinvite(dialog.negotiation.repeat(), [("Allow", ALLOW), *headers], on_response)
+
     def verify_caller(self, dialog, ack):
         """Take the ACK of a 2xx: it repeats our tag, so the source of the INVITE is verified."""
         self._unverified.pop(dialog, None)
@@ -234,15 +243,18 @@ class Calls(CallTable):
             dialog.media.peer_ip = now
             log.info("%s: the caller moved from %s to %s", dialog, before, now)
 
-    def take_answer(self, dialog, ack):
-        """Apply the answer that an ACK carries; without one the caller has 64*T1 to say BYE."""
+    def take_answer(self, dialog, message):
+        """Apply the answer that an ACK, or the 2xx to our re-INVITE, carries.
+
+        Without one in the first ACK, the caller has 64*T1 to say BYE.
+        """
         is_first = not dialog.has_had_audio
         try:
-            answer = ack.sdp()
+            answer = message.sdp()
             if answer is not None:
                 self._apply(dialog, dialog.negotiation.on_answer(answer))
         except (SIPError, ValueError) as error:
-            log.warning("%s: unusable SDP answer in the ACK: %s", dialog, error)
+            log.warning("%s: unusable SDP answer: %s", dialog, error)
             dialog.hang_up("unusable SDP answer", 47)
             return
         flow = dialog.media.flow

@@ -62,9 +62,9 @@ class Negotiated(Timed):
                 self.assertEqual(ok.header("Session-Expires"), f"600;refresher={told}")
                 self.assertEqual(ok.header("Require"), "timer" if told == "uac" else None)
 
-    def test_where_we_should_refresh_and_update_is_not_allowed_there_is_no_timer(self):
+    def test_where_we_should_refresh_and_update_is_not_allowed_there_is_a_timer_too(self):
         ok = self.invite(["Session-Expires: 600", "Allow: INVITE, BYE"])
-        self.assertIsNone(ok.header("Session-Expires"))
+        self.assertEqual(ok.header("Session-Expires"), "600;refresher=uas")
 
     def test_require_timer_is_understood(self):
         self.assertEqual(self.invite([*CUCM, "Require: timer"]).status, 200)
@@ -197,9 +197,128 @@ class Ours(Timed):
         call = next(iter(self.trunk.server.calls))
         self.assertEqual(call.target, "sip:new@192.0.2.99:5070")
 
-    def test_another_refusal_ends_it_when_the_session_expires(self):
-        self.respond(self.refresh(), 403)
-        self.assert_ended_at(600 - 32 - 300, "our session refresh was not confirmed")
+    def test_another_refusal_does_not_end_the_call_and_the_next_refresh_is_on_time(self):
+        for _ in range(5):  # RFC 4028 10 names 408 and 481
+            self.assertEqual(self.respond(self.refresh(), 403), [])
+
+
+class ByReInvite(Timed):
+    """The caller asks us to refresh, and does not take UPDATE."""
+
+    def setUp(self):
+        super().setUp()
+        self.ok = self.invite(["Supported: timer", "Session-Expires: 600;refresher=uas",
+                               "Allow: INVITE, BYE"])
+        self.call = next(iter(self.trunk.server.calls))
+
+    def refresh(self):
+        self.assertEqual(self.trunk.advance(299), [])
+        self.trunk.advance(1)
+        return self.trunk.last()
+
+    def answer(self, request, body=OFFER, *lines):
+        """Answer a re-INVITE with 200; return what the server sends then."""
+        head = [f"{name}: {request.header(name)}" for name in ("Via", "From", "To", "Call-ID",
+                                                               "CSeq")]
+        head += ["Contact: <sip:4711@192.0.2.10:5060>", "Session-Expires: 600;refresher=uac",
+                 "Require: timer", *lines, "Content-Type: application/sdp",
+                 f"Content-Length: {len(body)}"]
+        return self.trunk.send("\r\n".join(["SIP/2.0 200 OK", *head, "", ""]).encode() + body)
+
+    def test_we_refresh_by_a_reinvite_that_repeats_our_description(self):
+        for _ in range(3):
+            invite = self.refresh()
+            self.assertEqual((invite.method(), invite.header("Session-Expires"), invite.body),
+                             ("INVITE", "600;refresher=uac", self.ok.body))
+            self.assertEqual(invite.header("Contact"), self.ok.header("Contact"))
+            ack, = self.answer(invite)
+            self.assertEqual((ack.method(), ack.cseq, ack.body), ("ACK", (invite.cseq[0], "ACK"),
+                                                                  b""))
+            self.assertNotEqual(ack.via.branch, invite.via.branch)
+            self.assertEqual(ack.header("To"), invite.header("To"))
+        self.assertEqual(self.call.media.flow.remote, ("192.0.2.10", 4000))
+
+    def test_an_update_that_is_refused_is_followed_by_a_reinvite(self):
+        for status in (405, 501):
+            super().setUp()
+            self.invite(["Supported: timer", "Session-Expires: 600;refresher=uas",
+                         "Allow: INVITE, UPDATE"])
+            self.respond(self.refresh(), status)
+            invite = self.trunk.last()
+            self.assertEqual(invite.method(), "INVITE")
+            self.answer(invite)
+            self.assertEqual(self.refresh().method(), "INVITE")  # no UPDATE again
+
+    def test_each_repeat_of_the_2xx_gets_its_ack_again(self):
+        invite = self.refresh()
+        first, = self.answer(invite)
+        second, = self.answer(invite)
+        self.assertEqual(bytes(first.start_line, "ascii"), bytes(second.start_line, "ascii"))
+        self.assertEqual(first.via.branch, second.via.branch)
+
+    def test_a_rejection_is_acked_with_the_branch_of_the_invite_and_ends_nothing(self):
+        invite = self.refresh()
+        for _ in "12":
+            ack, = self.respond(invite, 488)
+            self.assertEqual((ack.method(), ack.via.branch), ("ACK", invite.via.branch))
+        self.assertEqual(self.refresh().method(), "INVITE")
+
+    def test_481_or_silence_ends_the_call(self):
+        invite = self.refresh()
+        self.assertEqual([m.method() for m in self.respond(invite, 481)], ["BYE", "ACK"])
+        self.assert_why("our session refresh was answered with 481")
+        self.setUp()
+        self.refresh()
+        sent = [m.method() for _, m in self.trunk.advance(32)]
+        self.assertEqual(sent[:7], ["INVITE"] * 6 + ["BYE"])  # timers A and B
+        self.assert_why("our session refresh was not answered")
+
+    def test_a_provisional_response_ends_the_retransmissions(self):
+        invite = self.refresh()
+        self.respond(invite, 100)
+        self.assertEqual(self.trunk.advance(100), [])
+        self.answer(invite)
+        self.assertEqual(self.trunk.advance(199), [])
+
+    def test_an_offer_that_crosses_ours_is_491_and_ours_is_tried_again(self):
+        invite = self.refresh()
+        self.assertEqual(self.say("INVITE", [], self.ok.to_tag, body=OFFER).status, 491)
+        self.respond(invite, 491)
+        sent = [(at, m.method()) for at, m in self.trunk.advance(4) if not m.status]
+        self.assertEqual(sent, [(4, "INVITE")])
+
+    def test_it_waits_while_a_2xx_of_ours_waits_for_its_ack(self):
+        self.trunk.advance(299)
+        self.cseq += 1
+        self.trunk.say("INVITE", self.cseq, OFFER, to_tag=self.ok.to_tag, headers=[
+            "Supported: timer", "Session-Expires: 600;refresher=uas"])
+        call = self.call
+        call.timer._refresh(call.timer._turn, 600, 90)
+        sent = [m.start_line[:6] for _, m in self.trunk.advance(3.9)]
+        self.assertEqual(set(sent), {"SIP/2."})
+        self.trunk.say("ACK", self.cseq, to_tag=self.ok.to_tag)
+        (_, invite), *_ = self.trunk.advance(0.2)
+        self.assertEqual(invite.method(), "INVITE")
+
+    def test_a_2xx_after_the_end_of_the_call_is_acked(self):
+        invite = self.refresh()
+        self.call.hang_up("test")
+        self.assertEqual([m.method() for m in self.answer(invite)], ["ACK"])
+        self.say("BYE", [], self.ok.to_tag)
+        self.assertEqual([m.method() for m in self.answer(invite)], ["ACK"])
+
+    def test_the_answer_may_move_the_media(self):
+        self.answer(self.refresh(), offer(ip="192.0.2.30", port=6000))
+        self.assertEqual(self.call.media.flow.remote, ("192.0.2.30", 6000))
+
+    def test_on_hold_it_repeats_the_hold(self):
+        self.say("INVITE", ["Supported: timer", "Session-Expires: 600;refresher=uas"],
+                 self.ok.to_tag, body=offer("sendonly"))
+        invite = self.refresh()
+        self.assertIn(b"a=recvonly", invite.body)
+        self.answer(invite, offer("sendonly"))
+        flow = self.call.media.flow
+        self.assertEqual((flow.sending, flow.receiving), (False, True))
 
 
 if __name__ == "__main__":

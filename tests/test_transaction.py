@@ -197,6 +197,33 @@ class Client(Timed):
         self.client.on_response(self.response(100))
         self.assertEqual((self.finals, len(self.client)), ([], 1))
 
+    def test_an_invite_is_resent_more_and_more_rarely_until_any_response(self):
+        client = self.client
+        client.send("INVITE", "z9hG4bKi", b"invite", PEER, self.finals.append)
+        self.sent.clear()
+        self.advance(40)
+        self.assertEqual([at for at, data, *_ in self.sent if data == b"invite"],
+                         [0.5, 1.5, 3.5, 7.5, 15.5, 31.5])  # timer A, RFC 3261 17.1.1.2
+        self.setUp()
+        self.client.send("INVITE", "z9hG4bKi", b"invite", PEER, self.finals.append)
+        self.client.on_response(self.response(180, "z9hG4bKi", "INVITE"))
+        self.sent.clear()
+        self.advance(100)
+        self.assertEqual([data for _, data, *_ in self.sent if data == b"invite"], [])
+        self.assertEqual(len(self.client), 1)
+        self.advance(200)
+        self.assertEqual(len(self.client), 0)
+
+    def test_each_final_response_to_an_invite_is_acked(self):
+        acks = []
+        self.client.send("INVITE", "z9hG4bKi", b"invite", PEER,
+                         lambda response: lambda: acks.append(response.status))
+        for _ in range(3):
+            self.assertTrue(self.client.on_response(self.response(486, "z9hG4bKi", "INVITE")))
+        self.assertEqual(acks, [486] * 3)
+        self.advance(33)
+        self.assertFalse(self.client.on_response(self.response(486, "z9hG4bKi", "INVITE")))
+
     def test_a_response_to_something_else_is_not_taken(self):
         for stray in (self.response(200, branch="z9hG4bKx"), self.response(200, method="INFO"),
                       SIPMessage("SIP/2.0 200 OK\r\n\r\n"),

@@ -52,6 +52,6 @@ def send_2xx(dialog, request, body, offered):
 
 def start_timer(dialog, request):
     """Start the session timer that a request settles; return the headers of its 2xx."""
-    expiry = answer_expiry(request, dialog.peer_updates)
+    expiry = answer_expiry(request)
     dialog.timer.start(expiry)
     return expiry.headers() if expiry else []

@@ -80,6 +80,7 @@ class Dialog:
         self.has_had_audio = False  # offer and answer have agreed on some
         self.referral = None  # the Referral in progress
         self.unacked = None  # the Unacked of the last 2xx
+        self.offering = False  # a re-INVITE of ours waits for its final response
         self.media = self.negotiation = self.timer = self.bot = None  # siprtp.calls joins them
         self.answer_sdp = b""  # of the 200 that a bot's answer will send
         self.began = None  # when it was answered, by the server's clock
@@ -264,8 +265,32 @@ class Dialog:
         """Send a request in the dialog; on_final(response) gets None after 64*T1 of silence."""
         self._request(self, method, *self.build_request(method, headers), on_final)
 
-    def build_request(self, method, headers=()):
+    @property
+    def may_offer(self):
+        """False while an INVITE is in progress, in either direction (RFC 3261 14.1)."""
+        return not (self.unacked or self.offering)
+
+    def reinvite(self, offer, headers, on_final):
+        """Send a re-INVITE with an offer; on_final as in send_request. The final gets its ACK."""
+        branch, data, next_hop = self.build_request("INVITE", headers, offer)
+        cseq, self.offering = self.local_cseq, True
+
+        def on_response(response):
+            self.offering = False
+            on_final(response)
+            if response is None:
+                return None
+            # RFC 3261 13.2.2.4: the ACK to a 2xx has a branch of its own
+            ack = self.build_request("ACK", cseq=cseq,
+                                     branch=branch if response.status >= 300 else None)
+            return lambda: self._request(self, "ACK", *ack, lambda response: None)
+
+        self._request(self, "INVITE", branch, data, next_hop, on_response)
+
+    def build_request(self, method, headers=(), body=b"", cseq=None, branch=None):
         """Return (branch, bytes, next hop) of a request in the dialog.
+
+        cseq, branch: of an ACK; other requests get new ones.
 
         RFC 3261 12.2.1.1: the next hop is the first route or the remote target, both URIs; a first
         route without lr is a strict router and becomes the Request-URI. Of a peer behind NAT it is
@@ -279,15 +304,17 @@ class Dialog:
                 uri = next_hop
         else:
             next_hop = self.source_hop or uri
-        self.local_cseq += 1
-        branch = new_branch()
+        if cseq is None:
+            self.local_cseq += 1
+            cseq = self.local_cseq
+        branch = branch or new_branch()
         transport = hop_transport(next_hop, self.transport)
         lines = [("Via", f"SIP/2.0/{transport} {self.host};branch={branch};rport"),
                  ("Max-Forwards", "70")]
         lines += [("Route", route) for route in routes]
         lines += [("From", self.local), ("To", self.remote), ("Call-ID", self.call_id),
-                  ("CSeq", f"{self.local_cseq} {method}")]
-        data = serialize(f"{method} {uri} SIP/2.0", lines + list(headers))
+                  ("CSeq", f"{cseq} {method}")]
+        data = serialize(f"{method} {uri} SIP/2.0", lines + list(headers), body)
         return branch, data, next_hop
 
 

@@ -27,14 +27,14 @@ def on_invite(context, request):
     accepted = [value.partition(";")[0].strip().lower() for value in request.headers_all("Accept")]
     if accepted and not set(accepted) & ACCEPTABLE:
         raise SIPError(406, "", [ACCEPT])
-    answer_expiry(request, False)  # raises 422 or 400 before anything is set up
+    answer_expiry(request)  # raises 422 or 400 before anything is set up
     context.calls.take(request)
 
 
 def on_reinvite(context, request):
     dialog = dialog_of(context, request)
     offer = next_offer(dialog, request)
-    answer_expiry(request, False)
+    answer_expiry(request)
     body = context.calls.negotiate(dialog, offer)
     dialog.update_peer(request)
     send_2xx(dialog, request, body, offered=offer is None)
@@ -44,7 +44,7 @@ def on_update(context, request):
     """RFC 3311 5.2."""
     dialog = dialog_of(context, request)
     offer = next_offer(dialog, request)
-    answer_expiry(request, False)
+    answer_expiry(request)
     body = context.calls.negotiate(dialog, offer) if offer is not None else b""
     dialog.update_peer(request)
     headers = [("Contact", dialog.contact), ("Allow", ALLOW), SUPPORTED]
@@ -59,8 +59,8 @@ def next_offer(dialog, request):
     offering = offer is not None or request.method() == "INVITE"
     if offering and dialog.state == "proceeding":  # RFC 3261 14.2, RFC 3311 5.2
         raise SIPError(500, "", [("Retry-After", str(secrets.randbelow(11)))])
-    if offering and dialog.unacked and dialog.unacked.offered:
-        raise SIPError(491, "")
+    if offering and (dialog.offering or (dialog.unacked and dialog.unacked.offered)):
+        raise SIPError(491, "")  # RFC 3261 14.2
     return offer
 
 

@@ -161,6 +161,8 @@ class Negotiation:
         self._id, self._version, self._said = secrets.randbits(31), 0, None
         self._slots = [None]  # the m= lines so far: the rejection of each, None for our audio
         self._types = {}  # codec: its agreed payload type, which stays (RFC 3264 8.3.2)
+        self._formats = []  # (payload type, codec) that we described last
+        self._body = b""  # our last description
 
     def answer(self, offer: Union[str, bytes]) -> Tuple[bytes, Agreement]:
         """Take an offer; return (answer as bytes, Agreement). An SDPError leaves no trace of it."""
@@ -194,6 +196,10 @@ class Negotiation:
             self._types.setdefault(codec, free[0])
         return self._describe(self._offered(), True, True)
 
+    def repeat(self) -> bytes:
+        """Return our last description as an offer that changes nothing, for a session refresh."""
+        return self._body
+
     def on_answer(self, answer: Union[str, bytes]) -> Agreement:
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
         media, at = parse(answer)[1], self._slots.index(None)
@@ -201,7 +207,7 @@ class Negotiation:
             return NOTHING
         self._usable(media[at])
         # RFC 3264 7: any format of the answer may arrive; the first is the one to send
-        ours, line = self._offered(), media[at]
+        ours, line = self._formats, media[at]
         theirs = sorted((pair for _, codec in ours for pair in line.find(codec)),
                         key=lambda pair: (pair[1] is EVENT, line.formats.index(str(pair[0]))))
         return self._agree(line, ours, theirs)
@@ -260,7 +266,8 @@ class Negotiation:
         here = f"IN {'IP6' if ':' in self.ip else 'IP4'} {self.ip}"
         head = ["v=0", f"o=- {self._id} {self._version} {here}", "s=-", f"c={here}",
                 f"t={self._time}"]
-        return ("\r\n".join(head + lines) + "\r\n").encode()
+        self._formats, self._body = formats, ("\r\n".join(head + lines) + "\r\n").encode()
+        return self._body
 
     def _audio(self, formats, direction):
         types = " ".join(str(pt) for pt, _ in formats)

@@ -1,12 +1,16 @@
 """Session timers (RFC 4028): the server ends a call that its peer stops refreshing.
 
-The caller refreshes if it can. If it asks us to, we refresh by UPDATE.
+The caller refreshes if it can. If it asks us to, we refresh by UPDATE, or by re-INVITE if it does
+not take UPDATE.
 """
 
+import logging
 from typing import NamedTuple
 
 from sip_message import SIPError
 from sip_utils import DIGITS, parse_params
+
+log = logging.getLogger(__name__)
 
 MIN_SE = 90  # seconds, the least RFC 4028 allows
 LONGEST = 86400  # seconds, the longest interval we propose
@@ -38,11 +42,10 @@ def read_session_expires(message):
     return int(seconds), parse_params(params).get("refresher", "").lower()
 
 
-def answer_expiry(request, peer_updates):
+def answer_expiry(request):
     """Return the Expiry of our 2xx to an INVITE or UPDATE, None for no timer (RFC 4028 9).
 
-    peer_updates: the peer accepts UPDATE, our only means to refresh. Raises SIPError 422 for an
-    interval that is too small, 400 for a malformed one.
+    Raises SIPError 422 for an interval that is too small, 400 for a malformed one.
     """
     try:
         found = read_session_expires(request)
@@ -56,7 +59,7 @@ def answer_expiry(request, peer_updates):
     if seconds < MIN_SE and supported:
         raise SIPError(422, "", [("Min-SE", str(MIN_SE))])
     ours = refresher == "uas" or not supported  # a proxy alone may have asked for the timer
-    if ours and (not peer_updates or seconds < MIN_SE):
+    if ours and seconds < MIN_SE:
         return None
     return Expiry(seconds, ours)
 
@@ -65,10 +68,11 @@ class SessionTimer:
     """The session timer of one call.
 
     call: a Dialog, which it ends if the session expires. after(seconds, function, *args).
+    reinvite(call, headers, on_final): sends a re-INVITE that repeats our last description.
     """
 
-    def __init__(self, call, after):
-        self._call, self._after = call, after
+    def __init__(self, call, after, reinvite):
+        self._call, self._after, self._reinvite = call, after, reinvite
         self._turn = 0  # number of the current interval; timers of earlier ones do nothing
 
     def stop(self):
@@ -99,15 +103,24 @@ class SessionTimer:
         self._after(step, self._wait, turn, expiry, refresh - step, end - step)
 
     def _refresh(self, turn, seconds, min_se):
-        if turn == self._turn and not self._call.over:
-            self._call.send_request("UPDATE", [
-                ("Contact", self._call.contact), ("Supported", "timer"),
-                ("Session-Expires", f"{seconds};refresher=uac"), ("Min-SE", str(min_se)),
-            ], lambda response: self._on_response(turn, seconds, min_se, response))
+        call = self._call
+        if turn != self._turn or call.over:
+            return
+        headers = [("Contact", call.contact), ("Supported", "timer"),
+                   ("Session-Expires", f"{seconds};refresher=uac"), ("Min-SE", str(min_se))]
+
+        def on_final(response):
+            if turn == self._turn:
+                self._on_response(turn, seconds, min_se, response)
+
+        if call.peer_updates:
+            call.send_request("UPDATE", headers, on_final)
+        elif call.may_offer:
+            self._reinvite(call, headers, on_final)
+        else:
+            self._after(RETRY_SECONDS, self._refresh, turn, seconds, min_se)
 
     def _on_response(self, turn, seconds, min_se, response):
-        if turn != self._turn:
-            return
         status = response.status if response else 408
         asked = response.header("Min-SE", "") if response else ""
         if status < 300:
@@ -119,6 +132,12 @@ class SessionTimer:
             self._refresh(turn, int(asked), int(asked))
         elif status in (491, 500, 503):
             self._after(RETRY_SECONDS, self._refresh, turn, seconds, min_se)
+        elif status in (405, 501) and self._call.peer_updates:
+            self._call.peer_updates = False
+            self._refresh(turn, seconds, min_se)
+        else:  # RFC 4028 10: the peer is there; whether it ends the session is its decision
+            log.info("%s: our session refresh was rejected: %d", self._call, status)
+            self.start(Expiry(seconds, True))
 
     def _on_refreshed(self, response):
         try:

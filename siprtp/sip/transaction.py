@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 T1, T2, T4 = 0.5, 4.0, 5.0  # seconds, RFC 3261 17.1.1.1 and 17.1.2.2
 TIMEOUT = 64 * T1  # timers B, F, H, J, L
+PROCEEDING_TIMEOUT = 180.0  # seconds more for an INVITE with a provisional response: timer C
 
 
 def resend_while(wanted, send, after, interval=T1, limit=T2):
@@ -172,11 +173,13 @@ def merge_key(request):
 
 
 class ClientTransactions:
-    """Our own requests other than INVITE, resent until a final response (RFC 3261 17.1.2)."""
+    """Our own requests, resent until a response arrives (RFC 3261 17.1)."""
 
     def __init__(self, send, after):
         self._send, self._after = send, after
         self._waiting = {}  # (branch, method) -> on_final
+        self._proceeding = set()  # the keys of INVITEs with a provisional response
+        self._acks = {}  # key of an INVITE with a final response -> a function that sends its ACK
 
     def __len__(self):
         return len(self._waiting)
@@ -184,15 +187,26 @@ class ClientTransactions:
     def send(self, method, branch, data, address, on_final, reliable=False):
         """Send a request; on_final(response) is called once, with None after 64*T1 of silence.
 
-        reliable: the transport retransmits by itself.
+        reliable: the transport retransmits by itself. An ACK has no response. The on_final of an
+        INVITE returns a function that sends the ACK, once for each final response that arrives.
         """
+        if method == "ACK":
+            self._send(data, address)
+            return
         key = branch, method
         self._waiting[key] = on_final
         self._send(data, address)
         if not reliable:
-            resend_while(lambda: key in self._waiting,  # timer E
-                         lambda: self._send(data, address), self._after)
-        self._after(TIMEOUT, self._finish, key, None)  # timer F
+            resend_while(lambda: key in self._waiting and key not in self._proceeding,
+                         lambda: self._send(data, address), self._after,
+                         limit=TIMEOUT if method == "INVITE" else T2)  # timers A, E
+        self._after(TIMEOUT, self._give_up, key)  # timers B, F
+
+    def _give_up(self, key):
+        if key in self._proceeding:
+            self._after(PROCEEDING_TIMEOUT, self._finish, key, None)
+        else:
+            self._finish(key, None)
 
     def on_response(self, response):
         """Take a response; return whether a request of ours waits for it."""
@@ -200,13 +214,27 @@ class ClientTransactions:
             key = response.via.branch, response.cseq[1]
         except ValueError:
             return False
-        if key not in self._waiting or len(response.headers_all("Via")) > 1:
+        if len(response.headers_all("Via")) > 1:
             return False  # RFC 3261 8.1.3.3: a response with more Vias is not meant for us
+        if key in self._acks:
+            if response.status >= 200:
+                self._acks[key]()
+            return True
+        if key not in self._waiting:
+            return False
         if response.status >= 200:
             self._finish(key, response)
+        elif key[1] == "INVITE":
+            self._proceeding.add(key)
         return True
 
     def _finish(self, key, response):
+        self._proceeding.discard(key)
         on_final = self._waiting.pop(key, None)
-        if on_final:
-            on_final(response)
+        if not on_final:
+            return
+        ack = on_final(response)
+        if response is not None and key[1] == "INVITE":
+            self._acks[key] = ack
+            self._after(TIMEOUT, self._acks.pop, key)  # timers D, M
+            ack()
