@@ -4,6 +4,8 @@ import logging
 import re
 import threading
 import time
+from math import pi, sin
+from struct import pack
 
 import bot
 
@@ -42,7 +44,14 @@ def transfers(call):
         call.say(call.frames())
 
 
+def tone(call):
+    """Play a second of a tone."""
+    call.answer()
+    call.say(b"".join(pack("<h", int(8000 * sin(i * pi / 10))) for i in range(8000)))
+
+
 def answer(call):
     does = {"transfer": transfers, "raise": raises, "block": blocks, "eat": eats, "echo": bot.echo,
+            "tone": tone,
             "never": lambda call: threading.Event().wait(120), "return": lambda call: None}
     does[call.called](call)

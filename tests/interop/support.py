@@ -137,7 +137,7 @@ class Host(NamedTuple):
     enter: Tuple[str, ...] = ()
 
 
-LOOPBACK = Host(SERVER_IP)
+LOOPBACK, SIPP_HOST = Host(SERVER_IP), Host(SIPP_IP)
 
 
 class Server:
@@ -157,7 +157,8 @@ class Server:
             end(self.process)
             raise AssertionError(f"the server did not start: {self.log()}")
         self.port = int(LISTENING.search(self.log()).group(1))
-        self.uri = f"sip:echo@{host.ip}:{self.port}"
+        self.address = host.ip, self.port
+        self.uri = "sip:echo@{}:{}".format(*self.address)
         self.idle = self.usage()
 
     def __enter__(self):
@@ -201,14 +202,15 @@ class SIPp:
     target: (ip, port). Its files lie in path, which is its working directory.
     """
 
-    def __init__(self, path, scenario, target, calls=1, rate=10, options=(), seconds=60):
+    def __init__(self, path, scenario, target, calls=1, rate=10, options=(), seconds=60,
+                 host=SIPP_HOST):
         self._path, self._scenario, self._seconds = path, scenario, seconds
         # SIPp reads audio from the scenario's folder and writes its results there
         shutil.copy(os.path.join(HERE, "scenarios", f"{scenario}.xml"), path)
         with open(os.path.join(path, "voice.pcma"), "wb") as voice:
             voice.write(bytes(range(200)) * 32)  # 0.8 s of A-law: silent again before the BYE
-        command = ["sipp", "{}:{}".format(*target), "-sf", f"{scenario}.xml", "-nostdin",
-                   "-i", SIPP_IP, "-mi", SIPP_IP, "-ci", SIPP_IP, "-bind_local",
+        command = [*host.enter, "sipp", "{}:{}".format(*target), "-sf", f"{scenario}.xml",
+                   "-nostdin", "-i", host.ip, "-mi", host.ip, "-ci", host.ip, "-bind_local",
                    "-p", "0", "-m", str(calls), "-r", str(rate), "-l", str(calls),
                    "-trace_err", "-error_file", "errors.log",
                    "-trace_counts", "-trace_shortmsg", "-shortmessage_file", "messages.csv"]

@@ -31,6 +31,7 @@ BARESIP_CONFIG = """
 sip_listen {ip}:0
 net_interface {ip}
 module_path /usr/lib/baresip/modules
+module stdio.so
 module g711.so
 module g722.so
 module aufile.so
@@ -250,11 +251,11 @@ def tell(phone, commands):
     phone.stdin.flush()
 
 
-def speak(path, rate):
-    """Write speech.wav, with a second of silence after the words."""
+def speak(path, rate, repeats=0):
+    """Write speech.wav, with a second of silence after the words, and again for each repeat."""
     for command in (["espeak-ng", "-w", "words.wav", WORDS],
                     ["sox", "words.wav", "-r", str(rate), "-c", "1", "-b", "16", "speech.wav",
-                     "pad", "0", "1"]):
+                     "pad", "0", "1", "repeat", str(repeats)]):
         subprocess.run(command, cwd=path, check=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
 
 
