@@ -24,6 +24,7 @@ table ip nat {
   }
   chain forwarding {
     type filter hook forward priority 0; policy drop
+    ct state invalid drop
     ct state established,related accept
     iifname "private" accept
   }

@@ -16,6 +16,8 @@ NAT_TOOLS = ("ip", "nft")
 SETTINGS = {"ALLOWED_PEERS": NETS, "BOT": "tests.interop.bots:answer", "LOG_LEVEL": "debug"}
 WAV_HEADER = 44  # bytes
 SOON = 5  # seconds: a lost BYE is known to be lost only after 32
+ANSWERED = "BYE answered with 200"
+MOVED = "moved from {} to {}".format(ROUTERS["wifi"][1], ROUTERS["lte"][1])
 TRANSPORTS = {"udp": "u1", "tcp": "t1"}  # of SIPp
 
 
@@ -100,26 +102,28 @@ class Softphone:
         self.assertTrue(wait_until(lambda: self.over in call.screen(), SOON),
                         f"{call.screen()}{call.server.log()}")
         self.assertEqual([ended.why for ended in call.server.ended()], [why])
-        self.assertTrue(wait_until(lambda: "BYE answered with 200" in call.server.log(), SOON),
-                        call.server.log())
+        self.assertTrue(wait_until(lambda: ANSWERED in call.server.log(), SOON), call.server.log())
+
+    def move(self, call):
+        """Change the network once the echo is heard."""
+        self.assertTrue(wait_until(lambda: call.loud() > 0.5), call.server.log())
+        call.network.move("lte")
 
     def test_a_bots_tone_and_hang_up_arrive_over_udp(self):
         with self.call("tone") as call:
             self.assert_hung_up(call, "its bot returned")
-            self.assertGreater(call.loud(), 0.5)
+            self.assertTrue(wait_until(lambda: call.loud() > 0.5, SOON), call.server.log())
 
     def test_a_bots_tone_and_hang_up_arrive_over_tcp(self):
         with self.call("tone", "tcp") as call:
             self.assert_hung_up(call, "its bot returned")
-            self.assertGreater(call.loud(), 0.5)
+            self.assertTrue(wait_until(lambda: call.loud() > 0.5, SOON), call.server.log())
 
     def test_echo_and_hang_up_follow_the_phone_to_another_network(self):
         with self.call("echo") as call:
-            self.assertTrue(wait_until(lambda: call.loud() > 0.5), call.server.log())
-            call.network.move("lte")
+            self.move(call)
             self.reinvite(call)
-            self.assertIn("moved from {} to {}".format(*(ip for _, ip in ROUTERS.values())),
-                          call.server.log())
+            self.assertIn(MOVED, call.server.log())
             at = call.size()
             self.assertTrue(wait_until(lambda: call.loud(at) > 1), call.server.log())
             end(call.server.process)
@@ -151,6 +155,16 @@ class Linphone(Softphone, InteropCase):
         tell(call.phone, "resume\n")
         self.assertTrue(wait_until(lambda: ": resumed" in call.server.log()), call.screen())
 
+    def test_a_phone_that_moved_hangs_up_over_a_new_tcp_connection(self):
+        with self.call("echo", "tcp") as call:
+            self.move(call)
+            tell(call.phone, "pause\n")  # the new router does not know the old connection
+            self.assertTrue(wait_until(lambda: "Connection reset by peer" in call.screen()))
+            tell(call.phone, "terminate\n")
+            self.assertTrue(wait_until(call.server.ended), call.screen())
+            self.assertEqual([ended.why for ended in call.server.ended()], ["the caller hung up"])
+            self.assertIn(MOVED, call.server.log())
+
 
 class UnspecifiedContact(InteropCase):
     """A phone whose Contact is 0.0.0.0; the scenario fails without our BYE."""
@@ -164,7 +178,7 @@ class UnspecifiedContact(InteropCase):
                      options=("-t", TRANSPORTS[transport]), host=network.phone) as sipp:
             self.assertEqual(sipp.wait(), 0, f"{sipp.errors()}{server.log()}")
             self.assertEqual([call.why for call in server.ended()], ["its bot returned"])
-            self.assertIn("BYE answered with 200", server.log())
+            self.assertTrue(wait_until(lambda: ANSWERED in server.log(), SOON), server.log())
 
     def test_our_bye_arrives_over_udp(self):
         self.assert_bye_arrives("udp")
