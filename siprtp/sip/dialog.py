@@ -290,11 +290,9 @@ class Dialog:
     def build_request(self, method, headers=(), body=b"", cseq=None, branch=None):
         """Return (branch, bytes, next hop) of a request in the dialog.
 
-        cseq, branch: of an ACK; other requests get new ones.
-
         RFC 3261 12.2.1.1: the next hop is the first route or the remote target, both URIs; a first
-        route without lr is a strict router and becomes the Request-URI. Of a peer behind NAT it is
-        the `source_hop`.
+        route without lr is a strict router and becomes the Request-URI. For a peer behind NAT it
+        is the `source_hop`. cseq, branch: of an ACK; other requests get new ones.
         """
         uri, routes = self.target, list(self.routes)
         if routes:

@@ -34,7 +34,7 @@ class Source(NamedTuple):
     """Where the peer is, as its last authentic request shows."""
 
     address: Tuple  # (ip, port) of our responses, or the TCPHop of its connection
-    preferred: bool  # to any target
+    preferred: bool  # to any target, also to one that can be reached
 
     @classmethod
     def of(cls, request) -> "Source":
