@@ -188,6 +188,13 @@ class Resampling(unittest.TestCase):
                         pcm = resample(tone(hz, rates[0]), *rates)
                         self.assertLess(max(heard(pcm, 8000 - hz % 8000, 8000)), -60)
 
+    def test_what_would_alias_is_40_decibels_down_above_4300_hz(self):
+        for rates in TO_8000:
+            for hz, least in ((4200, -28), (4300, -40), (4450, -40)):
+                with self.subTest(rates=rates, hz=hz):
+                    pcm = resample(tone(hz, rates[0]), *rates)
+                    self.assertLess(max(heard(pcm, 8000 - hz, 8000)), least)
+
     def test_the_output_is_in_time_and_as_long_as_the_input(self):
         for rates in FROM_8000 + TO_8000:
             got, want = (samples_of(pcm) for pcm in (
