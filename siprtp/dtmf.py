@@ -2,43 +2,111 @@
 
 import re
 import struct
-from typing import List
+from collections import deque
+from typing import Deque, List, NamedTuple
 
 KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
 END = 0x80
 FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
 PRESS = 5  # frames of 20 ms that a key we send lasts
-LATE = 40000  # timestamp units, 5 s: a timestamp further back belongs to a new clock
+ENDS = 3  # packets that end a press (RFC 4733 2.5.1.4)
+MOST_ENDS = 6  # sequence numbers from the first to the last of them, with audio in between
+RECENT = 32  # packets of key presses that are remembered: three presses of 200 ms
+LATE = 160000  # timestamp units, 20 s: a timestamp further back belongs to a new clock
+LATE_PACKETS = 250  # 5 s: a sequence number further back belongs to a new counter
+LOST = 40000  # timestamp units, 5 s: as much of a long press may get lost
 SAME = 5.0  # seconds in which two reports of a key may be one press: INFO follows its release
 SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
-class EventReader:
-    """Reports each press of a key once, however many packets carry it and some are lost.
+class Packet(NamedTuple):
+    """A telephone-event in RTP."""
 
-    The timestamp and the E bit tell presses apart; the marker may be lost with its packet.
+    ssrc: int
+    sequence: int
+    timestamp: int
+    marker: bool
+    event: int
+    end: bool
+    duration: int  # timestamp units
+
+
+class EventReader:
+    """Reports each press of a key once, even if its packets repeat, get lost or change places.
+
+    By RFC 4733 the packets of a press share a timestamp, and the first has the marker. Some
+    gateways give all presses one timestamp, or each packet its own. The reader therefore keeps the
+    last packets in the order of their numbers: a press starts where one does not continue another.
     """
 
     def __init__(self):
-        self._ssrc = self._timestamp = self._event = None
-        self._ended, self._duration = True, 0
+        self._recent: Deque[Packet] = deque(maxlen=RECENT)
 
-    def read(self, ssrc: int, timestamp: int, payload: bytes) -> str:
-        """Return the key whose press a packet begins; "" if it continues one or is no key."""
+    def read(self, ssrc: int, sequence: int, marker: bool, timestamp: int, payload: bytes) -> str:
+        """Return the key of a press that was unknown before this packet, "" if there is none.
+
+        If the packet also shows that two presses were taken for one, two keys are returned.
+        """
         if len(payload) < EVENT.size:
             return ""
         event, flags, duration = EVENT.unpack_from(payload)
-        ahead = timestamp - (self._timestamp or 0) & 0xFFFFFFFF
-        known = ssrc == self._ssrc
-        if known and ahead > 0x100000000 - LATE:
-            return ""  # a late packet of an earlier press
-        goes_on = known and (ahead == 0 or (
-            event == self._event and not self._ended and self._duration <= ahead <= 0xFFFF
-            and (ahead == self._duration or self._duration > 0xFFFF - LATE)))
-        self._ended = bool(flags & END) or (self._ended and known and ahead == 0)
-        self._ssrc, self._timestamp, self._event, self._duration = ssrc, timestamp, event, duration
-        return "" if goes_on else key_of(event)
+        packet = Packet(ssrc, sequence, timestamp, marker, event, bool(flags & END), duration)
+        if packet in self._recent:
+            return ""
+        before, after = self._neighbours(packet)
+        if after and not before and len(self._recent) == RECENT:
+            return ""  # a late packet of a press that is no longer in _recent
+        self._recent.append(packet)
+        new = _starts(packet, before) + _starts(after, packet) - _starts(after, before)
+        return (key_of(event) if new > 0 else "") + (key_of(after.event) if new > 1 else "")
+
+    def _neighbours(self, packet):
+        """Return the packets of the same source that were sent before and after one, or None.
+
+        If the numbers contradict the timestamps, the sender's counter has wrapped or restarted:
+        older packets are forgotten.
+        """
+        before, after = [], []
+        for other in list(self._recent):
+            later = other.sequence - packet.sequence & 0xFFFF
+            if other.ssrc != packet.ssrc:
+                continue
+            if later > LATE_PACKETS:
+                before.append((0x10000 - later, other))
+            elif later and other.timestamp + FRAME - packet.timestamp & 0xFFFFFFFF < LATE:
+                after.append((later, other))
+            else:
+                self._recent.remove(other)
+        return min(before, default=(0, None))[1], min(after, default=(0, None))[1]
+
+
+def _starts(packet, before):
+    """Return whether a packet (or None) starts a press after the one before it (or None)."""
+    return packet is not None and (before is None or not _continues(packet, before))
+
+
+def _continues(packet, before):
+    """Return whether two packets, with none known to be between them, belong to one press."""
+    gap = packet.sequence - before.sequence & 0xFFFF
+    ahead = (packet.timestamp - before.timestamp + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+    grown = packet.duration - before.duration
+    if packet.event != before.event or (before.end and not packet.end) or ahead < -FRAME:
+        return False
+    if packet.marker:  # lenient: some senders mark all packets of a press
+        return before.marker and ahead == 0 and grown >= 0 and (
+            gap < ENDS or (grown > 0 and not before.end))
+    if before.end:  # lenient: some senders give each end a new timestamp or duration
+        next_end = gap < ENDS and grown >= 0 and max(grown, ahead) <= FRAME * gap
+        return next_end or (grown == 0 and ahead < before.duration and gap <= MOST_ENDS)
+    # RFC 4733 2.5.1.3: the next segment begins where the last one reached
+    if ahead <= 0xFFFF and before.duration > 0xFFFF - LOST:
+        return True
+    if (ahead == before.duration and gap <= ENDS) or (grown >= 0 and ahead <= before.duration):
+        return True
+    # new timestamps within a press; the numbers leave no room for the ends of one and another
+    most = (packet.duration if packet.end else grown) + FRAME * ENDS
+    return FRAME * gap < grown + FRAME * ENDS and ahead <= most
 
 
 class NotifyReader:

@@ -220,11 +220,80 @@ def check_rtcp(data):
 def check_dtmf(bodies):
     events, notified, keys = dtmf.EventReader(), dtmf.NotifyReader(), dtmf.Keys()
     for timestamp, body in bodies:
-        for key in (events.read(7, timestamp, body), notified.read(body),
+        number, marker = timestamp & 0xFFFF, timestamp % 3 == 0
+        for key in (*events.read(7, number, marker, timestamp, body), notified.read(body),
                     dtmf.info_key("Application/DTMF-Relay ;a", body),
                     dtmf.info_key("application/dtmf", body)):
             assert key == "" or key in dtmf.KEYS
             assert keys.is_new(key, "way", timestamp) in (True, False)
+
+
+def sent_presses(style, presses):
+    """Return the packets of each press: (sequence, marker, timestamp, payload).
+
+    style: one of STYLES, whether audio is sent in pauses, the first sequence number, the first
+    timestamp. presses: the code of the key, how many packets come before its ends, how many fit
+    into the pause after it.
+    """
+    (kind, marker, unit), audio, number, timestamp = style
+    for key, length, pause in presses:
+        at, packets = timestamp, []
+        for n in range(length + 3):
+            end, duration = n >= length, min(n + 1, length + 1) * unit
+            if kind == "long" and n:  # the last packets of a segment, and the next one
+                over = duration - (length // 2 + 1) * unit - 1
+                at = timestamp + (0xFFFF if over > 0 else 0)
+                duration = over if over > 0 else 0xFFFF + over
+                number += 0xFFFF // unit if n == 1 else 0
+            elif kind == "each" or (kind == "ends" and end):
+                at += unit
+            elif kind == "late ends" and end:
+                at = timestamp + (n + 1) * unit
+            payload = dtmf.EVENT.pack(key, 0x8A if end else 10, duration)
+            packets.append((number & 0xFFFF, marker and n == 0, at & 0xFFFFFFFF, payload))
+            number += 1
+        yield packets
+        number += pause if audio else 0
+        if kind != "shared":
+            timestamp += (length + 1) * unit + max(pause * unit, 320)
+            timestamp += 0xFFFF if kind == "long" else 0
+
+
+def received(style, presses, fates):
+    """Return [(packet, number of its press)] in the order of arrival.
+
+    fates: of each packet, the delay in packets of each copy that arrives. At least one packet of
+    each press arrives.
+    """
+    arrivals, sent, key_before = [], 0, None
+    fates = itertools.cycle(fates)
+    for press, packets in enumerate(sent_presses(style, presses)):
+        delays = [next(fates) for _ in packets]
+        # Ambiguous without its first packet: the same key again at the same timestamp, or so long
+        # that its durations do not start again, or in large steps, which hide a gap in the
+        # numbers. It may be the rest of the press before.
+        kind, _, unit = style[0]
+        first = presses[press][0] == key_before and (kind in ("shared", "long") or unit > 160)
+        if first or not any(delays):
+            delays[0] = delays[0] or [0]
+        if kind == "long":  # one whose hundreds of packets in the middle all got lost is two
+            delays[0], delays[1] = delays[0][:1] and [0], [0]
+        for packet, copies in zip(packets, delays):
+            arrivals += [(sent + delay, sent, packet, press) for delay in copies]
+            sent += 1
+        key_before = presses[press][0]
+    return [(packet, press) for _, _, packet, press in sorted(arrivals)]
+
+
+def check_events(example):
+    style, presses, fates = example
+    reader = dtmf.EventReader()
+    arrived = received(style, presses, fates)
+    told = "".join(reader.read(7, *packet) for packet, _ in arrived)
+    # the order of the keys is that in which the first packets of the presses arrive
+    keys = "".join(dtmf.KEYS[presses[press][0]] for press in dict.fromkeys(
+        press for _, press in arrived))
+    assert told == keys, (told, keys)
 
 
 def check_framing(example):
@@ -351,6 +420,18 @@ def ends(message, call):
 DATAGRAMS = st.lists(st.tuples(mutated(RTP), st.sampled_from((PEER, ("192.0.2.99", 9)))))
 VALUES = sorted({line.partition(b":")[2].strip() for line in LINES})
 KEYS = (b"Signal=5\r\nDuration=160", b"#", b"11", b"\x05\x0a\x03\x20", b"\x05\x8a\x03\x20")
+# Ambiguous: new timestamps within a press, sent in steps other than 20 ms, with many packets lost;
+# presses that share a timestamp and have no markers.
+STYLES = [(kind, marker, unit) for kind in ("normal", "each", "ends", "late ends", "long", "shared")
+          for marker in (True, False) for unit in (80, 160, 400)
+          if (unit == 160 or kind in ("normal", "long", "shared"))
+          and (marker or kind != "shared")]
+EVENTS = st.tuples(
+    st.tuples(st.sampled_from(STYLES), st.booleans(), st.integers(0, 0xFFFF),
+              st.integers(0, 0xFFFFFFFF)),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(2, 12), st.integers(2, 20)),
+             min_size=1, max_size=6),
+    st.lists(st.lists(st.integers(0, 3), max_size=2), min_size=1, max_size=60))
 REQUESTS = st.tuples(mutated(MESSAGES), st.integers(0, 5), st.booleans())
 TARGETS = {
     "message": (check_message, mutated(MESSAGES)),
@@ -359,6 +440,7 @@ TARGETS = {
     "rtp": (check_rtp, DATAGRAMS),
     "rtcp": (check_rtcp, mutated(RTCP)),
     "dtmf": (check_dtmf, st.lists(st.tuples(st.integers(0, 0xFFFFFFFF), mutated(KEYS)))),
+    "events": (check_events, EVENTS),
     "framing": (check_framing, st.tuples(
         st.lists(mutated(MESSAGES) | st.just(b"\r\n\r\n"), max_size=4),
         st.lists(st.integers(1, 300), min_size=1, max_size=5))),

@@ -9,62 +9,124 @@ def event(code, duration, end=False):
     return bytes([code, 0x8A if end else 0x0A, duration >> 8, duration & 255])
 
 
+def press(code, number, timestamp, step=0, end_step=0, marker=True, frames=5, ends=3):
+    """Return the packets of a press, [(sequence, marker, timestamp, payload)].
+
+    step, end_step: how far the timestamp advances with each packet, and with each of the ends.
+    """
+    packets = [(number + n, marker and n == 0, timestamp + step * n, event(code, 160 * n + 160))
+               for n in range(frames - 1)]
+    at = timestamp + step * (frames - 1)
+    return packets + [
+        (number + frames - 1 + n, marker and n == 1 - frames, at + step * n + end_step * (n + 1),
+         event(code, 160 * frames, True)) for n in range(ends)]
+
+
+def presses(code, numbers, apart):
+    """Return the packets of presses of a key that begin at these numbers, at new timestamps."""
+    return [packet for n, number in enumerate(numbers)
+            for packet in press(code, number, apart * (n + 1))]
+
+
+A, B, C = press(10, 1, 9000), press(0, 8, 9000), press(1, 15, 9000)  # all with one timestamp
+AGAIN = press(1, 1, 9000), press(1, 8, 9000), press(1, 15, 9000)
+FIRST, SECOND = press(1, 1, 1000), press(1, 8, 3000)
+LONG = [(1, True, 1000, event(4, 0xFFFF - 160)), (2, False, 1000, event(4, 0xFFFF)),
+        (3, False, 1000 + 0xFFFF, event(4, 160)), (4, False, 1000 + 0xFFFF, event(4, 320, True))]
+CASES = {  # name: (keys, packets)
+    # must be new
+    "the next press": ("11", FIRST + SECOND),
+    "all presses share a timestamp": ("*01", A + B + C),
+    "the same key with the same timestamp": ("111", AGAIN[0] + AGAIN[1] + AGAIN[2]),
+    "the same, each marker is lost": ("111", AGAIN[0][1:] + AGAIN[1][1:] + AGAIN[2][1:]),
+    "the same, all ends are lost": ("111", AGAIN[0][:4] + AGAIN[1][:4] + AGAIN[2][:4]),
+    "the same, only the first ends arrive": ("111", [AGAIN[n][4] for n in range(3)]),
+    "short presses of ends alone": ("111", press(1, 1, 9000, frames=1) + press(
+        1, 4, 9000, frames=1) + press(1, 7, 9000, frames=1)),
+    "all ends are lost": ("11", FIRST[:4] + SECOND),
+    "an end each, by loss": ("11", FIRST[4:5] + SECOND[4:5]),
+    "the first packet arrives after the next press": ("*0", A[:1] + B),
+    "all of a press arrive after the next one": ("21", press(2, 8, 3000) + FIRST),
+    "a key between two that seemed one": ("101", press(1, 1, 9000)[:2] + press(
+        1, 15, 9000)[3:] + press(0, 8, 9000)),
+    "without any marker": ("11", press(1, 1, 1000, marker=False) + press(
+        1, 8, 3000, marker=False)),
+    "a clock that jumps back": ("12", press(1, 1, 3000000000) + press(2, 8, 1500000000)),
+    "a counter that starts again": ("11", press(1, 90, 1000) + press(1, 60, 3000)),
+    "a counter that starts again, after many presses": (
+        "1" * 9, presses(1, [*range(100, 156, 7), 60], 2000)),
+    "a counter that has come round": ("11", press(1, 200, 1000) + press(1, 195, 10 ** 7)),
+    "an hour without keys": ("11", FIRST + press(1, 50000, 10 ** 7)),
+    "all packets marked, then the same key": ("11", [
+        (n, True, at, data) for n, _, at, data in AGAIN[0] + AGAIN[1]]),
+    # must be the same
+    "a press": ("5", press(5, 1, 1000)),
+    "each packet twice": ("11", [data for data in FIRST + SECOND for _ in range(2)]),
+    "a timestamp for each packet": ("5", press(5, 1, 1000, step=160)),
+    "the same every 50 ms": ("5", [(1, True, 1000, event(5, 400)), (2, False, 1400, event(5, 800)),
+                                   (4, False, 2200, event(5, 1200, True)),
+                                   (6, False, 3000, event(5, 1200, True))]),
+    "the same, twice": ("55", press(5, 1, 1000, step=160) + press(5, 8, 3000, step=160)),
+    "a timestamp for each packet, each with one frame": ("5", [
+        (n, n == 1, 160 * n, event(5, 160)) for n in range(1, 9)]),
+    "new timestamps for the ends": ("55", press(5, 1, 1000, end_step=160) + press(
+        5, 8, 3000, end_step=160)),
+    "the ends have the times at which they are sent": ("5", press(5, 1, 1000)[:4] + [
+        (5 + n, False, 1800 + 160 * n, event(5, 800, True)) for n in range(3)]),
+    "ends that grow": ("5", press(5, 1, 1000)[:5] + [
+        (6, False, 1000, event(5, 960, True)), (7, False, 1000, event(5, 1120, True))]),
+    "an end shorter than what came before it": ("5", press(5, 1, 1000)[:4] + [
+        (5, False, 1000, event(5, 600, True))]),
+    "the marker in all packets": ("5", [(n, True, at, data) for n, _, at, data in
+                                        press(5, 1, 1000)]),
+    "the first packet arrives second": ("5", [FIRST[n][:3] + (press(5, 1, 1000)[n][3],)
+                                              for n in (1, 0, 2, 3, 4, 6, 5)]),
+    "the order is reversed": ("1", FIRST[::-1]),
+    "late ends of a press before": ("12", FIRST + press(2, 8, 3000) + FIRST[4:]),
+    "a lost end that arrives late": ("12", FIRST[:6] + press(2, 8, 3000) + FIRST[6:]),
+    "a replay of presses long ago": ("1" * 9, presses(1, range(7, 70, 7), 2000)
+                                     + presses(1, (7, 14), 2000)),
+    "the next segment of a long press": ("4", LONG),
+    "the last packet of a segment is lost": ("4", LONG[:1] + LONG[2:]),
+    "a duration that wraps": ("4", LONG[:2] + [(3, False, 1000, event(4, 100))]),
+    "audio between the packets": ("5", [(3 * n, *rest) for n, *rest in press(5, 1, 1000)]),
+    "numbers and timestamps that wrap": ("12", [
+        (n & 0xFFFF, marker, at & 0xFFFFFFFF, data) for n, marker, at, data in
+        press(1, 65534, 2 ** 32 - 400, step=160) + press(2, 65541, 2 ** 32 + 900)]),
+}
+
+
 class Events(unittest.TestCase):
     def setUp(self):
         self.reader = EventReader()
 
-    def read(self, *packets, ssrc=7):
-        return [self.reader.read(ssrc, timestamp, payload) for timestamp, payload in packets]
+    def read(self, packets, ssrc=7):
+        return "".join(self.reader.read(ssrc, *packet) for packet in packets)
 
-    def press(self, code, timestamp):
-        return [(timestamp, event(code, 160 * n)) for n in range(1, 5)] + [
-            (timestamp, event(code, 800, True))] * 3
+    def test_each_press_is_reported_once(self):
+        for name, (keys, packets) in CASES.items():
+            with self.subTest(name):
+                self.setUp()
+                self.assertEqual(self.read(packets), keys)
 
-    def test_a_press_of_many_packets_is_reported_once_at_its_first(self):
-        self.assertEqual(self.read(*self.press(5, 1000)), ["5"] + [""] * 6)
+    def test_a_press_is_reported_at_its_first_packet(self):
+        self.assertEqual(self.read(FIRST[:1]), "1")
 
-    def test_the_same_key_twice_is_two_presses(self):
-        told = self.read(*self.press(1, 1000), *self.press(1, 3000))
-        self.assertEqual("".join(told), "11")
+    def test_any_packets_but_one_may_be_lost(self):
+        for style in ({}, {"step": 160}, {"end_step": 160}, {"marker": False}):
+            packets = press(9, 1, 1000, **style)
+            for mask in range(1, 2 ** len(packets)):
+                self.setUp()
+                some = [packet for n, packet in enumerate(packets) if mask >> n & 1]
+                self.assertEqual(self.read(some), "9", (style, some))
 
-    def test_any_of_the_packets_may_be_lost(self):
-        for lost in range(6):
-            self.setUp()
-            packets = self.press(9, 1000)
-            del packets[:lost]
-            self.assertEqual("".join(self.read(*packets)), "9", lost)
-
-    def test_every_end_may_be_lost_and_the_next_press_is_reported(self):
-        told = self.read(*self.press(1, 1000)[:4], *self.press(1, 3000))
-        self.assertEqual("".join(told), "11")
-
-    def test_late_packets_of_a_press_before_tell_nothing(self):
-        told = self.read(*self.press(1, 1000), *self.press(2, 3000), *self.press(1, 1000)[4:])
-        self.assertEqual("".join(told), "12")
-
-    def test_a_long_press_goes_on_under_a_new_timestamp(self):
-        # RFC 4733 2.5.1.3: no E bit, and the next segment begins where the last one reached
-        told = self.read((1000, event(4, 0xFFFF)), (1000 + 0xFFFF, event(4, 160)),
-                         (1000 + 0xFFFF, event(4, 320, True)))
-        self.assertEqual(told, ["4", "", ""])
-
-    def test_a_long_press_goes_on_where_the_last_packet_of_a_segment_is_lost(self):
-        told = self.read((1000, event(4, 0xFFFF - 160)), (1000 + 0xFFFF, event(4, 160)))
-        self.assertEqual(told, ["4", ""])
-
-    def test_a_clock_that_jumps_back_hides_no_key(self):
-        told = self.read(*self.press(1, 3000000000), *self.press(2, 1500000000))
-        self.assertEqual("".join(told), "12")
-
-    def test_timestamps_wrap_and_a_new_source_begins_anew(self):
-        told = self.read(*self.press(1, 2 ** 32 - 100), *self.press(2, 900))
-        self.assertEqual("".join(told), "12")
-        self.assertEqual("".join(self.read(*self.press(3, 5), ssrc=8)), "3")
+    def test_another_source_is_another_press(self):
+        self.assertEqual(self.read(FIRST) + self.read(FIRST, ssrc=8) + self.read(FIRST[5:]), "11")
 
     def test_all_keys_and_nothing_else_is_a_key(self):
-        told = [self.read((n * 9000, event(n, 160)))[0] for n in range(20)]
-        self.assertEqual(told, [*"0123456789*#ABCD", "", "", "", ""])
-        self.assertEqual(self.read((10 ** 6, b"\1\2\3"), (10 ** 6, b"")), ["", ""])
+        told = self.read((n, True, n * 9000, event(n, 160)) for n in range(20))
+        self.assertEqual(told, "0123456789*#ABCD")
+        self.assertEqual(self.read([(30, True, 10 ** 6, b"\1\2\3"), (31, True, 10 ** 6, b"")]), "")
 
 
 class Bodies(unittest.TestCase):
@@ -125,8 +187,9 @@ class Sent(unittest.TestCase):
 
     def test_what_is_sent_is_read_back(self):
         reader = EventReader()
-        told = [reader.read(1, 8000 * n, payload) for n, key in enumerate("0*9D")
-                for payload in event_payloads(key)]
+        told = [reader.read(1, 10 * n + step, step == 0, 8000 * n, payload)
+                for n, key in enumerate("0*9D")
+                for step, payload in enumerate(event_payloads(key))]
         self.assertEqual("".join(told), "0*9D")
 
     def test_what_is_no_key_raises_value_error(self):

@@ -285,6 +285,17 @@ class Echoed(OnSockets):
             self.assertEqual(self.heard().payload, payload)
         self.assertEqual(keys, ["7"])
 
+    def test_keys_of_one_timestamp_are_told_apart_by_number_and_marker(self):
+        keys = []
+        self.session.on_key = keys.append
+        numbers = iter(range(65530, 65600))
+        for key in "*00":
+            for step, payload in enumerate(dtmf.event_payloads(key)):
+                self.send(next(numbers) & 0xFFFF, 800, payload=payload, payload_type=101,
+                          marker=step == 0)
+                self.heard()
+        self.assertEqual(keys, ["*", "0", "0"])
+
     def test_payload_types_are_mapped_to_those_of_the_other_side(self):
         self.update(formats={8: 8, 101: 96})
         self.send(1, payload_type=101, payload=b"\1\x8a\3\x20")

@@ -354,11 +354,11 @@ class Heard(Attacked):
     def test_at_most_25_keys_a_second_are_reported(self):
         self.talk(BEGIN)
         for number in range(100):
-            self.caller.sendto(packet(number, 160 * number, b"\5\x8a\0\xa0", 101, ssrc=99), self.at)
+            self.caller.sendto(packet(number, 800 * number, b"\5\x8a\0\xa0", 101, ssrc=99), self.at)
         self.talk(BEGIN)
         self.assertEqual(self.pressed, ["5"] * session_module.MAX_KEYS_PER_SECOND)
         self.clock.now += 1
-        self.caller.sendto(packet(100, 16000, b"\6\x8a\0\xa0", 101, ssrc=99), self.at)
+        self.caller.sendto(packet(100, 80000, b"\6\x8a\0\xa0", 101, ssrc=99), self.at)
         self.tick()
         self.assertEqual(self.pressed[session_module.MAX_KEYS_PER_SECOND:], ["6"])
 

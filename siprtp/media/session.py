@@ -246,18 +246,19 @@ class RTPSession:
             return 0
         self.header = second, sequence, timestamp, ssrc
         if kind == flow.events:
-            self._take_event(ssrc, timestamp, buffer[12:size], arrival // 8000)
+            self._take_event(buffer[12:size], arrival // 8000)
         return size
 
-    def _take_event(self, ssrc, timestamp, payload, second):
-        key, on_key = self._events.read(ssrc, timestamp, payload), self.on_key
-        if not key or not on_key:
-            return
-        last, count = self._keys_reported
-        count = count + 1 if second == last else 1
-        self._keys_reported = second, count
-        if count <= MAX_KEYS_PER_SECOND:  # each key costs the SIP thread work, and a log line
-            on_key(key)
+    def _take_event(self, payload, now):
+        """Report the keys that an event in a packet with our `header` shows. now: seconds."""
+        second, sequence, timestamp, ssrc = self.header
+        for key in self._events.read(ssrc, sequence, second & 128 > 0, timestamp, payload):
+            last, count = self._keys_reported
+            count = count + 1 if now == last else 1
+            self._keys_reported = now, count
+            # each key costs the SIP thread work, and a log line
+            if self.on_key and count <= MAX_KEYS_PER_SECOND:
+                self.on_key(key)
 
     def _ignores_many(self, flow):
         """Count an ignored packet; return True once in a call, when it is time for a warning."""
