@@ -24,6 +24,7 @@ from siprtp.logs import MINUTE, LogThrottle
 from siprtp.sip import ping
 from siprtp.sip.admission import Admission, remember, warn_of_open_access
 from siprtp.sip.auth import Authenticator, hide_credentials
+from siprtp.sip.lookup import Lookups
 from siprtp.sip.next_hop import RequestSender
 from siprtp.sip.tcp import TCPTransport
 from siprtp.sip.transaction import ClientTransactions, ServerTransactions
@@ -65,11 +66,11 @@ class SIPServer:
                                                config.sip_digest)
         self.transactions = ServerTransactions(self.reply, self.after)
         self.client_transactions = ClientTransactions(self.send, self.after)
-        self.request_sender = RequestSender(
-            self.client_transactions, self.admission, self.reply, self.call_soon,
-            family_of(config.bind_ip))
+        lookups = Lookups(self.call_soon, family_of(config.bind_ip))
+        self.request_sender = RequestSender(self.client_transactions, self.admission, self.reply,
+                                            lookups)
         self.tcp = TCPTransport(self.call_soon, self.receive, self.admission)
-        self.uas = UAS(self.transactions, self.admission, self.reply, self.after,
+        self.uas = UAS(self.transactions, self.admission, self.reply, self.after, lookups,
                        self.authenticator)
         self.calls = self.uas.calls = Calls(self, bot)
 

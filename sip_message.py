@@ -283,7 +283,8 @@ def find_sdp(fields, body, depth=0):
             return None
         raise SIPError(415, "", [("Accept-Encoding", "identity")])
     if content_type == "application/sdp":
-        return body
+        # RFC 3959: for the time before the answer, in which we send no audio
+        return None if disposition.startswith("early-session") else body
     if not content_type:  # some UPDATEs of IOS carry SDP without a Content-Type
         return body if body.lstrip().startswith(b"v=0") else None
     if content_type.startswith("multipart/") and depth < 2:

@@ -36,7 +36,7 @@ from siprtp.media.jitter import JitterBuffer
 from siprtp.media.recorder import Recorder
 from siprtp.media.session import RTPSession
 from siprtp.media.thread import RTPThread
-from siprtp.sip import next_hop
+from siprtp.sip import lookup, next_hop
 from siprtp.sip.tcp import TCPTransport
 from siprtp.sip.transaction import resend_while
 from tests.support import OFFER, PEER, Clock, Server, Trunk, free_port, statuses, wait_until
@@ -406,13 +406,13 @@ class Threads(Leaks):
             raise OSError("not found")
 
         with mock.patch("socket.getaddrinfo", look_up), self.assertLogs(next_hop.log, "WARNING"):
-            for number in range(2 * next_hop.MAX_LOOKUPS):
+            for number in range(2 * lookup.MAX_OF_ONE):
                 call = trunk.call(contact="sip:x@name.invalid", call_id=f"{number}",
                                   from_tag=f"{number}")
                 call.on("hang up", why="test")
             threads = [one for one in threading.enumerate() if one.name.startswith("look-up")]
-            self.assertEqual(len(threads), next_hop.MAX_LOOKUPS)
-            self.assertEqual(len(trunk.server.calls), next_hop.MAX_LOOKUPS)
+            self.assertEqual(len(threads), lookup.MAX_OF_ONE)
+            self.assertEqual(len(trunk.server.calls), lookup.MAX_OF_ONE)
             found.set()
             for thread in threads:
                 thread.join(10)

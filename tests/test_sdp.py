@@ -4,7 +4,17 @@ import unittest
 
 from siprtp.formats import BY_NAME
 from siprtp.sip import sdp
-from siprtp.sip.sdp import MAX_FORMATS, MAX_LINES, MAX_MEDIA, Negotiation, SDPError, parse
+from siprtp.sip.sdp import (
+    MAX_FORMATS,
+    MAX_LINES,
+    MAX_MEDIA,
+    Negotiation,
+    SDPError,
+    host_names,
+    parse,
+    with_addresses,
+)
+from tests.support import offer
 
 HEAD = "v=0\r\no=x 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
 AUDIO = "m=audio 4000 RTP/AVP 8\r\n"
@@ -280,6 +290,36 @@ class Offers(unittest.TestCase):
         self.session.offer()
         self.session.answer(HEAD + "m=audio 4000 RTP/AVP 101\r\na=rtpmap:101 PCMA/8000\r\n")
         self.assertIn("m=audio 20000 RTP/AVP 101 0 96", lines(self.session.offer()))
+
+
+class Lenient(unittest.TestCase):
+    def answer(self, body):
+        return Negotiation("192.0.2.1", 20000).answer(body)
+
+    def test_a_line_that_is_off_may_have_no_format(self):
+        for line, refused in (("m=video 0 RTP/AVP", b"m=video 0 RTP/AVP 0\r\n"),
+                              ("m=image 0 udptl", b"m=image 0 udptl *\r\n")):
+            body, agreement = self.answer(offer(extra=line + "\r\n"))
+            self.assertIn(refused, body)
+            self.assertTrue(agreement.sending)
+        for line in ("m=audio 4000 RTP/AVP", "m=video 0", "m=video"):
+            with self.assertRaises(SDPError) as caught:
+                self.answer(offer(extra=line + "\r\n"))
+            self.assertEqual(caught.exception.warning, 0)
+
+    def test_a_description_without_media_offers_no_audio(self):
+        with self.assertRaises(SDPError) as caught:
+            self.answer(b"v=0\r\no=- 1 1 IN IP4 192.0.2.10\r\ns=-\r\nt=0 0\r\n")
+        self.assertEqual(caught.exception.warning, 304)
+
+    def test_host_names_are_found_and_replaced(self):
+        body = b"c=IN IP4 192.0.2.1\r\nc=IN IP4 a.example\r\na=x\r\nc=IN IP6 b-1.example\n"
+        self.assertEqual(host_names(body + body), ["a.example", "b-1.example"])
+        self.assertEqual(with_addresses(body, {"a.example": "192.0.2.7"}),
+                         body.replace(b"a.example", b"192.0.2.7"))
+        for line in (b"xc=IN IP4 a.example", b"c=IN IP4 a.example/127", b"c=IN IP4 \xff",
+                     b"c=IN IP4 " + b"a" * 300, b"c=IN IP4 ::1", b"c=IN ATM a.example"):
+            self.assertEqual(host_names(line), [])
 
 
 if __name__ == "__main__":

@@ -319,6 +319,14 @@ class Multiparts(unittest.TestCase):
                 + SDP + b"\r\n--uniq-1--")
         self.assertIsNone(with_body(body, self.TYPE).sdp())
 
+    def test_a_description_of_an_early_session_is_not_the_calls(self):
+        early = (b"--uniq-1\r\nContent-Type: application/sdp\r\n"
+                 b"Content-Disposition: early-session\r\n\r\nv=0\r\nearly\r\n")
+        ours = b"--uniq-1\r\nContent-Type: application/sdp\r\n\r\n" + SDP
+        for parts in (early + ours, ours + b"\r\n" + early):
+            self.assertEqual(with_body(parts + b"\r\n--uniq-1--", self.TYPE).sdp(), SDP)
+        self.assertIsNone(with_body(early + b"--uniq-1--", self.TYPE).sdp())
+
     def test_a_multipart_within_a_multipart_is_searched(self):
         inner = (b"--b2\r\nContent-Type: text/plain\r\n\r\nhi\r\n--b2\r\n"
                  b"Content-Type: application/sdp\r\n\r\n" + SDP + b"\r\n--b2--")

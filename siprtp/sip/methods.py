@@ -93,8 +93,10 @@ def on_cancel(context, request):
     transaction = context.transactions.cancelled_by(request, METHODS)
     if transaction is None:
         raise SIPError(481, "")
-    dialog = transaction.dialog
+    dialog, invite = transaction.dialog, context.stop_looking_up(transaction)
     context.respond(request, 200, to_tag=transaction.tag)
+    if invite:
+        context.respond(invite, 487)
     if dialog and transaction.open:
         context.respond(dialog.invite, 487, to_tag=dialog.local_tag)
         dialog.on("cancel", why=with_cause("the caller cancelled", request))

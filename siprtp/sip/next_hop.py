@@ -1,22 +1,18 @@
-"""Send our own requests to their next hop: choose it, look up names (RFC 3261 8.1.2, 12.2.1.1).
+"""Send our own requests to their next hop, which this chooses (RFC 3261 8.1.2, 12.2.1.1).
 
-All of it runs in the SIP thread, except for the look-ups.
+All of it runs in the SIP thread.
 """
 
 import ipaddress
 import logging
-import socket
-import threading
 from typing import Any, Callable, NamedTuple, Tuple, Union
 
 from sip_response import SIP_PORT, TCPHop, response_address
 from sip_utils import parse_uri
 from siprtp.sip.sdp import sendable
-from siprtp.sockets import network, plain_ip, same_ip
+from siprtp.sockets import plain_ip, same_ip
 
 log = logging.getLogger(__name__)
-
-MAX_LOOKUPS = 10  # names looked up at once for the calls of one source
 
 
 class OwnRequest(NamedTuple):
@@ -70,16 +66,15 @@ class RequestSender:
     """Sends requests in dialogs.
 
     transactions: the ClientTransactions. admission: knows which peers are verified. reply(data,
-    address): sends within the credit of an unverified peer. call_soon(function, *args): calls it in
-    the SIP thread. family: of the SIP socket, AF_INET or AF_INET6.
+    address): sends within the credit of an unverified peer. lookups: the Lookups.
     """
 
-    def __init__(self, transactions, admission, reply, call_soon, family):
+    def __init__(self, transactions, admission, reply, lookups):
         self._transactions, self._admission = transactions, admission
-        self._reply, self._call_soon, self._family = reply, call_soon, family
+        self._reply, self._lookups = reply, lookups
 
     def send(self, dialog, method, branch, data, next_hop, on_final):
-        """Send a request of ours to its next hop; a thread of its own looks a name up.
+        """Send a request of ours to its next hop, once that has been looked up if it is a name.
 
         Before the first ACK of the dialog the request goes to the source of the INVITE instead.
         """
@@ -122,21 +117,16 @@ class RequestSender:
                                 request.on_final, reliable)
 
     def _start_lookup(self, request, host, port):
-        """Look a name up in a thread. Raises RuntimeError if there can be none."""
-        name = f"look-up for {network(request.dialog.invite.source[0])}"
-        if [thread.name for thread in threading.enumerate()].count(name) >= MAX_LOOKUPS:
-            raise RuntimeError(f"{MAX_LOOKUPS} look-ups for this source are running")
-        threading.Thread(target=self._look_up, args=(request, host, port), daemon=True,
-                         name=name).start()
+        """Look a name up, then send. Raises RuntimeError if no look-up can start."""
+        def on_done(found):
+            if host in found:
+                self._send_to(request, (found[host], port))
+                return
+            log.warning("%s: %s cannot be sent, no address for %.99r", request.dialog,
+                        request.method, host)
+            request.on_final(None)
 
-    def _look_up(self, request, host, port):
-        try:
-            found = socket.getaddrinfo(host, port, self._family, socket.SOCK_DGRAM)
-            self._call_soon(self._send_to, request, found[0][4][:2])
-        except (OSError, UnicodeError) as error:
-            log.warning("%s: %s cannot be sent, no address for %.99r: %s", request.dialog,
-                        request.method, host, error)
-            self._call_soon(request.on_final, None)
+        self._lookups.start(request.dialog.invite.source[0], [host], on_done)
 
 
 def leads_to(uri, address):

@@ -4,10 +4,11 @@ import ipaddress
 import re
 import secrets
 from types import SimpleNamespace
-from typing import Any, List, Tuple, Union
+from typing import Any, Dict, List, Tuple, Union
 
 from siprtp.agreement import NOTHING, Agreement
 from siprtp.formats import DEFAULT, EVENT, FORMATS
+from siprtp.sockets import plain_ip
 
 DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
@@ -19,6 +20,7 @@ MAX_NAMED = 6  # formats that an error text names
 UNSAFE = re.compile(r"[^\w/.+ -]", re.ASCII)  # characters that an error text does not repeat
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
+NAMED = re.compile(rb"^(c=IN[ \t]+IP[46][ \t]+)([A-Za-z0-9.\-]{1,253})(?=[ \t\r]*$)", re.MULTILINE)
 STATIC = {str(codec.payload_type): codec for codec in FORMATS}
 
 
@@ -37,8 +39,9 @@ class MediaLine:
         words = value.split(None, 3 + MAX_FORMATS)
         if len(words) > 3 + MAX_FORMATS:
             raise SDPError("too many formats in an m= line")
-        port = words[1].partition("/")[0] if len(words) > 3 else ""
-        if not PORT.fullmatch(port) or int(port) > 65535:
+        port = words[1].partition("/")[0] if len(words) > 2 else ""
+        # lenient: in a line that is off, some peers leave the formats out
+        if not PORT.fullmatch(port) or int(port) > 65535 or (len(words) == 3 and int(port)):
             raise SDPError("malformed m= line")
         self.kind, self.port, self.proto, self.formats = words[0], int(port), words[2], words[3:]
         self.address = address  # the words of its c= line
@@ -89,8 +92,9 @@ class MediaLine:
         return (str(ip), int(port)) if sendable(ip) else None
 
     def refused(self):
-        """Return the m= line that rejects this one (RFC 3264 6)."""
-        return f"m={self.kind} 0 {self.proto} {self.formats[0]}"
+        """Return the m= line that rejects this one; it has one format at least (RFC 3264 6)."""
+        some = "0" if self.proto.upper().startswith("RTP/") else "*"
+        return f"m={self.kind} 0 {self.proto} {self.formats[0] if self.formats else some}"
 
 
 def sendable(ip):
@@ -143,8 +147,23 @@ def parse(body: Union[str, bytes]) -> Tuple[str, List[MediaLine]]:
             payload_type, _, encoding = argument.strip().partition(" ")
             here.rtpmap[payload_type] = encoding.strip().upper()
     if not media:
-        raise SDPError("no m= line")
+        raise SDPError("no audio offered: there is no m= line", 304)
     return time, media
+
+
+def host_names(body: bytes) -> List[str]:
+    """Return the host names in the c= lines of a body, each once."""
+    names = [match.group(2).decode() for match in NAMED.finditer(body)]
+    return [name for name in dict.fromkeys(names) if not plain_ip(name)]
+
+
+def with_addresses(body: bytes, found: Dict[str, str]) -> bytes:
+    """Return a body with IP addresses in place of the host names of its c= lines."""
+    def replace(match):
+        name = match.group(2).decode()
+        return match.group(1) + found.get(name, name).encode()
+
+    return NAMED.sub(replace, body)
 
 
 class Negotiation:

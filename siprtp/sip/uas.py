@@ -5,6 +5,7 @@ import logging
 from sip_message import SIPError
 from sip_response import SIPResponse, response_address
 from siprtp.logs import call_id
+from siprtp.sip import sdp
 from siprtp.sip.answers import ALLOW
 from siprtp.sip.methods import METHODS
 from siprtp.sockets import host_port
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 UNDERSTOOD = ("timer", "100rel")  # option tags that Require may name
 NOT_ALLOWED = frozenset("MESSAGE PUBLISH REFER REGISTER SUBSCRIBE".split())  # 405, not 501
+DESCRIBED = ("INVITE", "ACK", "UPDATE")  # methods whose body may be a session description
+MAX_NAMES = 4  # host names in a description that are looked up
 TRYING_SECONDS = 0.2  # until a 100, if an INVITE has no other response (RFC 3261 17.2.1)
 MAX_TRANSACTIONS = 2000  # of unverified peers; beyond, they get answers without a transaction
 HINTS = {"REGISTER": "; phones need no account here, call without registering"}
@@ -23,38 +26,46 @@ class UAS:
 
     transactions: the ServerTransactions. admission: which peers are verified. reply(data,
     address): sends a response that belongs to no transaction. after(seconds, function, *args).
-    authenticator: an Authenticator, or None if every allowed peer may call. calls: the Calls, set
-    before the first request.
+    lookups: the Lookups. authenticator: an Authenticator, or None if every allowed peer may call.
+    calls: the Calls, set before the first request.
     """
 
-    def __init__(self, transactions, admission, reply, after, authenticator=None):
+    def __init__(self, transactions, admission, reply, after, lookups, authenticator=None):
         self.transactions, self.calls = transactions, None
         self._admission, self._reply, self._after = admission, reply, after
-        self._authenticator = authenticator
+        self._lookups, self._authenticator = lookups, authenticator
+        self._looked_up = {}  # transaction of an INVITE: the INVITE, while its names are looked up
         self.stopping = False  # True: no new calls
 
     def receive(self, request):
         """Take a request: absorb a retransmission, or call its method; answer every error."""
+        self._attempt(self._begin, request)
+
+    def _attempt(self, function, request, *args):
+        """Call function(request, *args), and answer every error."""
         try:
-            request.check()
-            if self.transactions.absorb(request):
-                return
-            # A re-INVITE needs no password: its sender knows both tags, 64 bits of them ours.
-            # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction
-            if self._authenticator and request.method() == "INVITE" and not request.to_tag:
-                self._authenticator.check(request)
-                self._admission.verify(request.source)  # it received our nonce
-            if request.method() != "ACK":
-                self._begin_transaction(request)
-            self._dispatch(request)
-            if request.method() == "INVITE" and is_trying(request):
-                self._after(TRYING_SECONDS, self._send_trying, request)
+            function(request, *args)
         except SIPError as error:
             self.reject(request, error)
         except Exception:
             log.exception("%.20s failed, answered with 500; Call-ID %a", request.method(),
                           call_id(request))
             self.reject(request, SIPError(500, ""))
+
+    def _begin(self, request):
+        request.check()
+        if self.transactions.absorb(request):
+            return
+        # A re-INVITE needs no password: its sender knows both tags, 64 bits of them ours.
+        # RFC 3261 26.3.2.4: a 401 is sent once and has no transaction
+        if self._authenticator and request.method() == "INVITE" and not request.to_tag:
+            self._authenticator.check(request)
+            self._admission.verify(request.source)  # it received our nonce
+        if request.method() != "ACK":
+            self._begin_transaction(request)
+        self._dispatch(request)
+        if request.method() == "INVITE" and is_trying(request):
+            self._after(TRYING_SECONDS, self._send_trying, request)
 
     def _send_trying(self, request):
         """Send 100, unless the bot has answered or rings by now.
@@ -72,8 +83,11 @@ class UAS:
         elif request.method() == "INVITE":
             raise SIPError(486, "")
 
-    def _dispatch(self, request):
-        """Check a request in the order of RFC 3261 8.2, then call the function of its method."""
+    def _dispatch(self, request, looked_up=False):
+        """Check a request in the order of RFC 3261 8.2, then call the function of its method.
+
+        looked_up: the host names in its description have been, as far as they were found.
+        """
         method = request.method()
         function = METHODS.get(method)
         if function is None:
@@ -87,7 +101,37 @@ class UAS:
                 raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
             if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:
                 raise SIPError(503, "", [("Retry-After", "10")])
-        function(self, request)
+        if looked_up or method not in DESCRIBED or not self._look_up(request):
+            function(self, request)
+
+    def _look_up(self, request):
+        """Dispatch a request again once the names in its description are looked up.
+
+        Return False if there are none, or they can't be; a name without address is rejected later.
+        """
+        names = sdp.host_names(request.body)
+        if not 0 < len(names) <= MAX_NAMES or (request.to_tag and not self.calls.find(request)):
+            return False
+
+        def on_done(found):
+            self._looked_up.pop(request.transaction, None)
+            if request.transaction is None or request.transaction.open:  # else it was cancelled
+                request.body = sdp.with_addresses(request.body, found)
+                self._attempt(self._dispatch, request, True)
+
+        try:
+            self._lookups.start(request.source[0], names, on_done)
+        except RuntimeError as error:
+            log.warning("a name in the description of the media is not looked up: %s; Call-ID %a",
+                        error, call_id(request))
+            return False
+        if request.method() == "INVITE":
+            self._looked_up[request.transaction] = request
+        return True
+
+    def stop_looking_up(self, transaction):
+        """Return the INVITE of a transaction whose names are being looked up, or None."""
+        return self._looked_up.pop(transaction, None)
 
     def respond(self, request, code, reason="", headers=(), body=b"", to_tag=""):
         """Answer a request; return the SIPResponse."""
