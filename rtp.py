@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from typing import Deque, NamedTuple, Optional, Union
+from typing import Deque, NamedTuple, Optional, Tuple, Union
 
 from siprtp.sip import sdp
 from siprtp.sockets import DSCP_RTP, open_socket, set_dscp
@@ -90,8 +90,8 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
     agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
     remote = agreement.remote or ("", 0)  # ("", 0) on hold: then nothing is echoed
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
-    # sequence numbers echoed last: a repeated packet is echoed once
-    recent: Deque[int] = deque(maxlen=100)
+    # what was echoed last: a repeated packet is echoed once, but a counter may start again
+    recent: Deque[Tuple[int, int, int]] = deque(maxlen=100)
     echoes = agreement.sending and agreement.receiving
     with open_rtp_socket(server_ip, rtp_port) as sock:
         sock.settimeout(0.5)  # seconds between two checks of the event
@@ -102,8 +102,9 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
             except (socket.timeout, ConnectionError, ValueError):
                 continue  # no packet, an ICMP error of an earlier one, or not RTP
             payload_type = agreement.formats.get(packet.payload_type)
+            identity = packet.ssrc, packet.sequence, packet.timestamp
             if (not echoes or payload_type is None or len(data) == MAX_PACKET
-                    or source[0] != remote[0] or packet.sequence in recent):
+                    or source[0] != remote[0] or identity in recent):
                 continue
             # RFC 3550 8.2: a mirrored SSRC would look like a loop
             echo = packet._replace(payload_type=payload_type, sequence=sequence, ssrc=ssrc)
@@ -112,4 +113,4 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
             except OSError:
                 continue  # an ICMP error of an earlier packet, or no route: the next one may pass
             sequence = sequence + 1 & 0xFFFF
-            recent.append(packet.sequence)
+            recent.append(identity)

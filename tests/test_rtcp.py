@@ -93,6 +93,85 @@ class Counted(unittest.TestCase):
         self.assertEqual(self.reception.block().fraction_lost, 0)
 
 
+class CounterStartsAgain(unittest.TestCase):
+    """A sender's sequence numbers go back by fewer than 100, while its clock goes on."""
+
+    def setUp(self):
+        self.reception, self.clock = Reception(), 2 ** 32 - 5000
+
+    def take(self, *sequences, copies=1, jump=0):
+        """Count consecutive packets; return which of them were no repeats, as 1 and 0."""
+        told, self.clock = "", self.clock + jump
+        for sequence in sequences:
+            self.clock += 160
+            for _ in range(copies):
+                told += str(int(self.reception.count(
+                    7, sequence & 0xFFFF, self.clock & 0xFFFFFFFF, 160, self.clock + 80)))
+        return told
+
+    def counted(self):
+        reception = self.reception
+        return reception.packets, reception.expected, reception.lost
+
+    def test_one_packet_is_dropped_and_none_is_lost(self):
+        for back in range(1, rtcp.MAX_MISORDER + 1):
+            self.setUp()
+            self.take(*range(65500, 65650))
+            self.assertEqual(self.take(*range(65650 - back, 65850)), "0" + "1" * (199 + back),
+                             back)
+            self.assertEqual(self.counted(), (350 + back, 350 + back, 0), back)
+            self.assertEqual(self.reception.highest, 65849 & 0xFFFF)
+
+    def test_its_clock_may_start_again_too(self):
+        for jump in (-2 ** 31, -10 ** 6, 10 ** 6, 2 ** 31 - 1000):
+            self.setUp()
+            self.take(*range(500))
+            self.assertEqual(self.take(*range(450, 500), jump=jump), "0" + "1" * 49, jump)
+            self.assertEqual(self.take(*range(500, 510), copies=2), "10" * 10)
+
+    def test_every_packet_may_come_twice(self):
+        self.take(*range(100), copies=2)
+        self.assertEqual(self.take(*range(60, 200), copies=2), "00" + "10" * 139)
+
+    def test_the_first_packets_may_be_those_of_a_key(self):
+        self.take(*range(100))
+        self.clock += 160
+        self.assertEqual([self.reception.count(7, number, self.clock & 0xFFFFFFFF, 4, None)
+                          for number in (60, 60, 61, 61, 62)], [False, False, True, False, True])
+
+    def test_some_packets_may_be_lost(self):
+        self.take(*range(100))
+        self.assertEqual(self.take(60, 62, 64, 65, 68, 70), "000111")
+        self.assertEqual(self.counted(), (106, 109, 3))
+        self.assertEqual(self.reception.block()[1:4], (256 * 3 // 7, 3, 70))
+
+    def test_a_report_is_about_the_packets_since(self):
+        self.take(*range(100), 102)
+        self.take(*range(60, 70))
+        self.assertEqual(self.reception.block()[:5], (7, 0, 0, 69, 0))
+        self.assertEqual(self.reception.lost, 2)
+
+    def test_packets_that_a_network_sends_again_are_repeats(self):
+        for first, last in ((50, 100), (2, 100), (98, 100), (99, 100), (50, 60)):
+            self.setUp()
+            self.take(*range(100))
+            now, self.clock = self.clock, self.clock - 160 * (100 - first)
+            self.assertEqual(self.take(*range(first, last)), "0" * (last - first))
+            self.clock = now
+            self.assertEqual(self.take(*range(100, 110), copies=2), "10" * 10)
+            self.assertEqual(self.reception.highest, 109)
+
+    def test_repeats_after_a_run_and_keys_with_older_timestamps_are_repeats(self):
+        self.take(1)
+        self.reception.count_run(30, 0, 31 << 32 | 160 * 31, 0, 0)
+        self.clock = 160 * 9
+        self.assertEqual(self.take(*range(10, 32)), "0" * 22)
+        self.assertEqual(self.take(*range(32, 40)), "1" * 8)
+        self.assertTrue(self.reception.count(7, 40, 160 * 33, 4, None))  # a key pressed before
+        self.clock -= 160 * 2
+        self.assertEqual(self.take(38, 39), "00")
+
+
 class OnTheWire(unittest.TestCase):
     BLOCK = Block(7, 64, 3, 65545, 12, 0x11112222, 65536)
 

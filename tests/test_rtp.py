@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import itertools
 import logging
 import random
 import socket
@@ -358,6 +359,14 @@ class Waiting(OnSockets):
             [("PCMA", 7, 160, b"a" * 160), ("PCMU", 7, 640, b"u" * 80)])
         self.assertEqual(keys, ["7"])
 
+    def test_audio_is_heard_after_a_counter_that_starts_again(self):
+        clock, self.expected = itertools.count(1), 50
+        sent = [(number, 160 * next(clock), b"%160d" % number)
+                for number in (*range(30), *range(20))]
+        heard = self.heard(*(packet(*parts) for parts in sent))
+        del sent[30]  # the first that looks like a repeat
+        self.assertEqual(heard, [("PCMA", 7, *parts[1:]) for parts in sent])
+
     @unittest.skipUnless(sys.platform == "linux", "needs the kernel's arrival times")
     def test_a_packet_that_has_just_arrived_is_taken_as_the_last(self):
         for sequence in (1, 2):
@@ -600,6 +609,20 @@ class Runs(unittest.TestCase):
             self.assertEqual(len(self.take(sequence, sequence * 160)), 1)
         self.assertEqual((self.session.packets_in, self.session.packets_out), (499, 499))
 
+    def test_the_echo_goes_on_after_a_counter_that_starts_again(self):
+        self.session.sequence = self.session.timestamp = 0
+        self.run_up_to(100)
+        self.assertEqual([len(self.take(number, (51 + number) * 160)) for number in (50, 51)],
+                         [0, 1])
+        take, self.session.take = self.session.take, None  # the fast path
+        for number in range(52, 150):
+            [(echo, _)] = self.take(number, (51 + number) * 160)
+        self.session.take = take
+        self.assertEqual((echo.sequence, echo.timestamp), (198, 160 * 199))
+        self.assertEqual(self.take(149, 200 * 160), [])  # a repeat
+        received = self.session.received
+        self.assertEqual((received.packets, received.lost, received.highest), (201, 0, 149))
+
     def test_a_new_address_a_hold_and_another_codec_apply_to_the_next_packet(self):
         before, _ = self.run_up_to(10)
         self.agree(("127.0.0.7", 7000))
@@ -761,6 +784,13 @@ class StandAlone(OnSockets):
         self.assertEqual([RTPPacket.parse(self.caller.recv(2048)).payload for _ in range(2)],
                          [b"6", b"7"])
         self.assertEqual(self.echo(8, b"8").payload, b"8")
+
+    def test_a_counter_that_starts_again_loses_no_packet(self):
+        self.start()
+        for number, timestamp in ((1, 160), (2, 320), (1, 480), (1, 480), (2, 640)):
+            self.caller.sendto(packet(number, timestamp), self.at)
+        self.assertEqual([RTPPacket.parse(self.caller.recv(2048)).timestamp for _ in range(4)],
+                         [160, 320, 480, 640])
 
     def test_a_caller_that_only_receives_is_not_echoed(self):
         with self.assertRaises(AssertionError):

@@ -12,6 +12,9 @@ NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
 MAX_DROPOUT = 3000  # packets: a sequence number further ahead starts anew (RFC 3550 A.1)
 MAX_MISORDER = 100  # packets: a sequence number this far behind starts anew, too
 RECENT = (1 << MAX_MISORDER) - 1  # mask: a bit for each recent sequence number that arrived
+# Timestamp units, 16 s: longer than networks delay packets, and than keys are pressed. A packet
+# this much older than the newest, or newer than it, does not repeat one of the recent packets.
+MAX_AGE = 1 << 17
 
 
 class Block(NamedTuple):
@@ -39,6 +42,8 @@ class Reception:
         self.transit = 0  # arrival - timestamp of the last packet with an arrival
         self._base = self._cycles = 0
         self._recent = 0  # bit n: whether highest - n has arrived
+        self._newest = 0  # timestamp; packets of keys have older ones
+        self._next = -1  # the sequence number that would show that the sender's counter went back
         self._before = 0, 0  # (expected, packets) of all previous sources
         self._reported = 0, 0  # (expected, packets) at the last report
 
@@ -52,7 +57,7 @@ class Reception:
         self.bytes += size
         shift = min(count, MAX_MISORDER)
         self._recent = (self._recent + 1 << shift) - 1 & RECENT
-        self.highest = head >> 32 & 0xFFFF
+        self.highest, self._newest = head >> 32 & 0xFFFF, head & 0xFFFFFFFF
         self.transit = arrival - (head & 0xFFFFFFFF)
         self.jitter = jitter
 
@@ -65,16 +70,15 @@ class Reception:
         ahead, new = sequence - self.highest & 0xFFFF, True
         if ssrc != self.ssrc or MAX_DROPOUT < ahead <= 0x10000 - MAX_MISORDER:
             self.restart()
-            self.ssrc, self._base, self.highest, self._cycles = ssrc, sequence, sequence, 0
-            self._recent = 1
-        elif ahead < 0x8000:
+            self._begin(ssrc, sequence, timestamp)
+        elif 0 < ahead < 0x8000:
             self._cycles += 0x10000 if sequence < self.highest else 0
-            self.highest, new = sequence, ahead > 0
+            self.highest = sequence
             self._recent = (self._recent << ahead | 1) & RECENT
+            if self._newest - timestamp & 0xFFFFFFFF >= MAX_AGE:
+                self._newest = timestamp
         else:
-            late = 1 << 0x10000 - ahead
-            new = not self._recent & late
-            self._recent |= late
+            new = self._count_late(sequence, timestamp, 1 << (-ahead & 0xFFFF))
         self.packets += 1
         self.bytes += size
         if arrival is None:
@@ -82,6 +86,33 @@ class Reception:
         change, self.transit = arrival - timestamp - self.transit, arrival - timestamp
         if abs(change) < 8000:  # a second or more is a new clock or the first packet, not jitter
             self.jitter += (abs(change) - self.jitter) / 16
+        return new
+
+    def _begin(self, ssrc, sequence, timestamp):
+        self.ssrc, self._base, self.highest, self._cycles = ssrc, sequence, sequence, 0
+        self._recent, self._newest, self._next = 1, timestamp, -1
+
+    def _count_late(self, sequence, timestamp, late):
+        """Count a packet that is not ahead of the highest; return False for a repeat.
+
+        late: its bit in _recent. If a sender's counter goes back a little, its packets look like
+        repeats, but their timestamps are new. As in RFC 3550 A.1, the second of two consecutive
+        ones starts a new count. A single one is dropped: it may be forged.
+        """
+        new = not self._recent & late
+        self._recent |= late
+        age = self._newest - timestamp & 0xFFFFFFFF
+        if 0 < age < MAX_AGE:
+            return new
+        if sequence == self._next:
+            # the one before it belongs to the new count, too
+            self._before = self._reported = self.expected - 1, self.packets - 1
+            self._begin(self.ssrc, sequence, timestamp)
+            self._base, self._recent = sequence - 1, 3
+            return True
+        if age and not new:
+            self._newest, self._next = timestamp, sequence + 1 & 0xFFFF
+            self._before = self._before[0] + 1, self._before[1] + 1  # it makes up for no loss
         return new
 
     @property
