@@ -227,6 +227,16 @@ class SIPMessage:
         """
         return find_sdp(self._fields, self.body)
 
+    def body_is_optional(self) -> bool:
+        """Return whether a body that is no session description may be passed over (RFC 3261 20.11).
+
+        Many phones ask every peer for a video key frame by an INFO, in XML.
+        """
+        try:
+            return "Content-Type" in self.headers and self.sdp() is None
+        except SIPError:
+            return False
+
 
 def has_host(uri: str) -> bool:
     """Return whether a URI is a SIP URI with a host. Raises ValueError if it is malformed."""

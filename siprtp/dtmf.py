@@ -3,7 +3,7 @@
 import re
 import struct
 from collections import deque
-from typing import Deque, List, NamedTuple
+from typing import Deque, List, NamedTuple, Optional
 
 KEYS = "0123456789*#ABCD"  # the event code is the index
 EVENT = struct.Struct("!BBH")  # event, E bit and volume, duration in timestamp units
@@ -18,6 +18,16 @@ LATE_PACKETS = 250  # 5 s: a sequence number further back belongs to a new count
 LOST = 40000  # timestamp units, 5 s: as much of a long press may get lost
 SAME = 5.0  # seconds in which two reports of a key may be one press: INFO follows its release
 SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
+KEY_ALONE = re.compile(rb"\A\s*(\S{1,2})\s*\Z")
+KEY_OR_SIGNAL = re.compile(rb"(?:\A|signal[ \t]*=)\s*([0-9A-D*#]{1,2})(?=\s|\Z)", re.IGNORECASE)
+NORTEL_DIGITS = "application/vnd.nortelnetworks.digits"
+INFO_TYPES = {  # content type of an INFO: where its body has the key, or the keys
+    "application/dtmf-relay": SIGNAL, "application/dtmf": KEY_ALONE,
+    "application/telephone-event": KEY_OR_SIGNAL, "audio/telephone-event": KEY_OR_SIGNAL,
+    NORTEL_DIGITS: re.compile(rb"^d=(?:digits=)?([0-9A-D*#]{1,20})\r?$",
+                              re.IGNORECASE | re.MULTILINE),
+}
+EVENT_CODES = [str(code) for code in range(10, len(KEYS))]  # in place of * # A B C D
 
 
 class Packet(NamedTuple):
@@ -148,16 +158,16 @@ def key_of(event: int) -> str:
     return KEYS[event] if event < len(KEYS) else ""
 
 
-def info_key(content_type: str, body: bytes) -> str:
-    """Return the key of an INFO body, application/dtmf-relay or application/dtmf, or ""."""
+def info_keys(content_type: str, body: bytes) -> Optional[str]:
+    """Return the keys of an INFO body, "" for none; None if its type is not one of INFO_TYPES."""
     kind = content_type.partition(";")[0].strip().lower()
-    if kind == "application/dtmf-relay":
-        match = SIGNAL.search(body)
-        signal = match.group(1) if match else b""
-    else:
-        signal = body.strip() if kind == "application/dtmf" else b""
-    text = signal.decode("ascii", "replace").upper()
-    if text in ("10", "11"):
+    if kind not in INFO_TYPES:
+        return None
+    match = INFO_TYPES[kind].search(body)
+    text = match.group(1).decode("ascii", "replace").upper() if match else ""
+    if kind == NORTEL_DIGITS:
+        return text if set(text) <= set(KEYS) else ""
+    if text in EVENT_CODES:
         return KEYS[int(text)]
     return text if len(text) == 1 and text in KEYS else ""
 

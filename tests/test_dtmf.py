@@ -2,7 +2,7 @@
 
 import unittest
 
-from siprtp.dtmf import EventReader, Keys, NotifyReader, event_payloads, info_key
+from siprtp.dtmf import EventReader, Keys, NotifyReader, event_payloads, info_keys
 
 
 def event(code, duration, end=False):
@@ -141,8 +141,21 @@ class Bodies(unittest.TestCase):
                 ("application/dtmf-relay", b"\n" * 65000, ""),  # once half a minute of work
                 ("application/dtmf-relay", b"Signal=\xff\r\n", ""),
                 ("application/dtmf", b" d\r\n", "D"), ("application/dtmf", b"", ""),
-                ("application/media_control+xml", b"1", ""), ("", b"1", "")):
-            self.assertEqual(info_key(kind, body), key, (kind, body))
+                ("application/dtmf", b"10", "*"), ("application/dtmf", b"16", ""),
+                ("application/dtmf-relay", b"Signal=12\r\n", "A"),
+                ("application/telephone-event", b"5\r\n", "5"),
+                ("audio/telephone-event", b"*", "*"),
+                ("application/telephone-event", b"11 0 160", "#"),
+                ("application/telephone-event", b"Signal=#\r\nDuration=250\r\n", "#"),
+                ("application/telephone-event", b"Duration=250\r\n", ""),
+                ("application/vnd.nortelnetworks.digits",
+                 b"p=Digit-Collection\r\ny=Digits\r\nd=Digits=5\r\n", "5"),
+                ("application/vnd.nortelnetworks.digits", b"y=Digits\nd=Digits=12*#\n", "12*#"),
+                ("application/vnd.nortelnetworks.digits", b"d=7\r\nd=160\r\n", "7"),
+                ("application/vnd.nortelnetworks.digits", b"d=Digits=" + b"1" * 999, ""),
+                ("application/vnd.nortelnetworks.digits", b"d=Digits=x", ""),
+                ("application/media_control+xml", b"1", None), ("", b"1", None)):
+            self.assertEqual(info_keys(kind, body), key, (kind, body))
 
     def test_notifies_one_or_two_to_a_press(self):
         reader = NotifyReader()

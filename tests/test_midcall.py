@@ -209,6 +209,25 @@ class Others(InCall):
                          [f"call from '4711', Call-ID 'call-1@192.0.2.10': key {key}"
                           for key in ("5 (INFO)", "7 (NOTIFY)")])
 
+    def test_an_info_of_a_type_that_is_not_known_is_415(self):
+        # a trunk that believes its keys to be taken does not try another way
+        for kind in ("application/x-made-up", "application/sdp", "audio/x", "application/kpml+x"):
+            refused = self.say("INFO", body=b"5", headers=[f"Content-Type: {kind}"])
+            self.assertEqual(refused.status, 415, kind)
+            self.assertIn("application/dtmf-relay, application/dtmf", refused.header("Accept"))
+        no_type = self.trunk.request("INFO", self.cseq + 1, to_tag=self.call.local_tag, body=b"5")
+        no_type = no_type.replace(b"Content-Type: application/sdp\r\n", b"")
+        self.assertEqual(statuses(self.trunk.send(no_type)), [415])
+
+    def test_an_info_whose_body_may_be_passed_over_is_200(self):
+        for lines in (["Content-Type: application/media_control+xml"],
+                      ["Content-Type: application/x-made-up",
+                       "Content-Disposition: info;handling=optional"], []):
+            self.cseq += 1
+            body = b"<media_control/>" if lines else b""
+            ok = self.trunk.say("INFO", self.cseq, body, lines, to_tag=self.call.local_tag)
+            self.assertEqual(statuses(ok), [200], lines)
+
     def test_an_info_package_is_469(self):
         refused = self.say("INFO", headers=["Info-Package: foo"])
         self.assertEqual((refused.status, refused.header("Recv-Info")), (469, ""))

@@ -9,7 +9,7 @@ import secrets
 
 from sip_message import SIPError
 from sip_utils import q850_cause
-from siprtp.dtmf import info_key
+from siprtp.dtmf import INFO_TYPES, info_keys
 from siprtp.logs import call_id
 from siprtp.sip.answers import ACCEPT, ALLOW, SUPPORTED, send_2xx, start_timer
 from siprtp.sip.referral import on_refer_notify
@@ -121,9 +121,11 @@ def on_info(context, request):
     dialog = dialog_of(context, request)
     if request.header("Info-Package"):
         raise SIPError(469, "", [("Recv-Info", "")])  # RFC 6086 4.2.2
+    keys = info_keys(request.header("Content-Type", ""), request.body)
+    if keys is None and request.body.strip() and not request.body_is_optional():
+        raise SIPError(415, "", [("Accept", ", ".join(INFO_TYPES))])  # RFC 3261 8.2.3
     context.respond(request, 200)
-    key = info_key(request.header("Content-Type", ""), request.body)
-    if key:
+    for key in keys or "":
         context.calls.on_key(dialog, key, "INFO")
 
 
