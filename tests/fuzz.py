@@ -30,6 +30,7 @@ from siprtp import dtmf
 from siprtp.bots import actions
 from siprtp.media import rtcp
 from siprtp.media.echo import Echo
+from siprtp.media.jitter import MASK, MAX_AHEAD, JitterBuffer
 from siprtp.media.session import RTPSession
 from siprtp.media.thread import MAX_PACKET
 from siprtp.sip import sdp
@@ -296,6 +297,73 @@ def check_events(example):
     assert told == keys, (told, keys)
 
 
+NOISE = bytes(random.Random(1).choices(range(256), k=65536)) * 2
+
+
+def audio(ssrc, start, size):
+    """Return a payload each byte of which tells its SSRC and timestamp."""
+    at = start + 300 * ssrc & 0xFFFF
+    return NOISE[at:at + size]
+
+
+class Heard(JitterBuffer):
+    """A jitter buffer that checks each frame, and keeps what it plays of the packets."""
+
+    def __init__(self):
+        super().__init__()
+        self.played, self.filled, self.end = bytearray(), 0, None
+
+    def _begin(self, timestamp):
+        super()._begin(timestamp)
+        self.end = None
+
+    def receive(self, ssrc, start, size):
+        """Put a packet; start: its timestamp, or this plus 2 ** 32."""
+        taken = self.put(ssrc, start & MASK, audio(ssrc, start, size))
+        assert len(self._audio) == len(self._mask) <= MAX_AHEAD + 2 * MAX_PACKET
+        return taken
+
+    def play(self):
+        """Pop a frame: each byte that has arrived is in its place, and none was played before."""
+        mask, at = self._mask[:160].ljust(160, b"\0"), self._next
+        frame, there = self.pop(), [number for number in range(160) if mask[number]]
+        assert (frame is None) == (not there), "a gap is no frame"
+        self.filled += 160 - len(there)
+        if there:
+            right = audio(self._ssrc, at, 160)
+            assert len(frame) == 160 and all(frame[number] == right[number] for number in there)
+            assert self.end is None or at + there[0] >= self.end, "played twice"
+            self.end = at + there[-1] + 1
+            self.played += bytes(frame[number] for number in there)
+
+
+def check_jitter(example):
+    """Put packets anywhere, with pops between them."""
+    heard, now = Heard(), 2 ** 32 - 500
+    for ssrc, step, size, pops in example:
+        now += step
+        heard.receive(ssrc, now, size)
+        for _ in range(pops):
+            heard.play()
+
+
+def check_even_network(example):
+    """Put packets of these sizes as they are sent: all are played, and they wait only at first."""
+    sizes, start, phase = example
+    heard, at = Heard(), 0
+    while at < 16000:
+        for size in sizes:
+            at += size
+            while phase < at:
+                heard.play()
+                phase += 160
+            assert heard.receive(7, start + at - size, size)
+    for _ in range(len(heard._audio) // 160 + 1):
+        heard.play()
+    assert heard.played == audio(7, start, at), "lost"
+    assert heard.filled <= 2 * max(sizes) + 3 * 160, heard.filled
+
+
 def check_framing(example):
     messages, sizes = example
     stream = b"".join(messages)
@@ -441,6 +509,13 @@ TARGETS = {
     "rtcp": (check_rtcp, mutated(RTCP)),
     "dtmf": (check_dtmf, st.lists(st.tuples(st.integers(0, 0xFFFFFFFF), mutated(KEYS)))),
     "events": (check_events, EVENTS),
+    "jitter": (check_jitter, st.lists(st.tuples(
+        st.sampled_from((7, 7, 7, 8)), st.sampled_from((0, 40, 100, 160)) | st.integers(-300, 300)
+        | st.integers(-5000, 5000) | st.integers(0, 2 ** 32), st.integers(0, 400)
+        | st.sampled_from((1, 160, 2036)), st.integers(0, 3)), max_size=60)),
+    "even": (check_even_network, st.tuples(
+        st.lists(st.sampled_from((40, 100, 120, 160, 200, 1024)) | st.integers(1, 600),
+                 min_size=1, max_size=4), st.integers(0, 2 ** 32 - 1), st.integers(1, 160))),
     "framing": (check_framing, st.tuples(
         st.lists(mutated(MESSAGES) | st.just(b"\r\n\r\n"), max_size=4),
         st.lists(st.integers(1, 300), min_size=1, max_size=5))),

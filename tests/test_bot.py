@@ -7,8 +7,10 @@ happens in one thread, in a known order.
 import array
 import contextlib
 import io
+import itertools
 import math
 import os
+import random
 import re
 import struct
 import sys
@@ -237,6 +239,24 @@ class Hearing(BotCase):
         self.assertEqual(next(frames), codec.decode_pcmu(codec.encode_pcmu(SPEECH)))
         self.assertEqual(next(frames), coded(SPEECH))
         self.assertEqual(self.sent[-1][0], codec.encode_pcma(QUIET))
+
+    def test_packets_of_any_length_are_heard_whole(self):
+        rng = random.Random(1)
+        for name, rate in (("PCMA", 8000), ("G722", 16000)):
+            row = codec.CODECS[name]
+            pcm = struct.pack(f"<{rate}h", *(rng.randrange(-9000, 9000) for _ in range(rate)))
+            payload = row.encoder()(pcm)
+            for sizes in ((40,), (100,), (120,), (200,), (1024,), (100, 160)):
+                with self.subTest(codec=name, bytes=sizes):
+                    self.make(rate=rate)
+                    self.session.flow = flow(name)
+                    self.session.coming, at = [[] for _ in range(60)], 0
+                    for size in itertools.islice(itertools.cycle(sizes), 8000 // sum(sizes)):
+                        self.session.coming[at // 160].append((name, 7, at, payload[at:at + size]))
+                        at += size
+                    frames = self.call.frames()
+                    heard = b"".join(next(frames) for _ in range(at // 160))
+                    self.assertTrue(heard == row.decoder()(payload)[:len(heard)])
 
     def test_at_16000_hz_frames_are_640_bytes_and_speech_is_taken_at_that_rate(self):
         self.make(rate=16000)

@@ -7,19 +7,22 @@ import struct
 from array import array
 from collections import deque
 from operator import mul
-from typing import Deque, Dict, Optional, Tuple
+from typing import Deque, Optional, Tuple
 
-SLOT = 80  # bytes and timestamp units in 10 ms: of G.711, and of G.722 by RFC 3551 4.5.2
-SLOTS_PER_POP = 2  # 20 ms
-MAX_AHEAD = 20  # slots, 200 ms: if a packet is further ahead, the oldest waiting audio is dropped
-JUMP = 100  # slots, 1 s: a packet further back than this means that the sender's clock was reset
+# In G.711, and in G.722 by RFC 3551 4.5.2, a byte of payload is one unit of the timestamp. So the
+# buffer counts audio in bytes, 8 for each ms, and a position in the stream is a timestamp.
+FRAME = 160  # 20 ms
+MAX_AHEAD = 1600  # 200 ms: if a packet is further ahead, the oldest waiting audio is dropped
+JUMP = 8000  # 1 s: a packet further back than this means that the sender's clock was reset
 # Pops with old packets only, each newer than the last, after which the sender's clock was reset.
 STALE_POPS = 5
-# Before the delay shrinks: early slots times the square of how many slots they were early, that is
-# 12 s at 20 ms early and 3 s at 40 ms.
-CALM = 4800
-BURST = -20  # early slots not counted at first: after a stall, delayed packets arrive together
+# Before the delay shrinks: early bytes times the square of how early they were, that is 12 s at
+# 20 ms early and 3 s at 40 ms.
+CALM = 12 * 8000 * FRAME ** 2
+BURST = -1600  # early bytes not counted at first: after a stall, delayed packets arrive together
 HALF, MASK = 1 << 31, (1 << 32) - 1
+THERE = b"\xff"  # the mask of a byte that has arrived; of others it is 0
+WHOLE = THERE * FRAME
 FADE = 4  # frames of 20 ms from the start of a gap to silence
 FULL = 1 << 16  # a gain of 1
 
@@ -27,136 +30,207 @@ FULL = 1 << 16  # a gain of 1
 class JitterBuffer:
     """Puts the audio of packets in order, with no more delay than the network causes.
 
-    Audio is placed in slots of 10 ms by its timestamp, so packets may have any length, repeat or
-    arrive out of order. The buffer adds no delay on purpose. A packet that arrives too late moves
-    the play time back to it, which delays all later audio. If every packet has arrived early for
-    some time, 10 or 20 ms are skipped. The buffer therefore also follows a sender whose clock runs
-    slower or faster than ours. For one thread.
+    Each byte is placed by its timestamp, so packets may have any length, overlap, repeat or arrive
+    out of order; of two bytes for one place, the first to arrive is played. The buffer adds no
+    delay on purpose. A packet that arrives too late moves the play time back to it, which delays
+    all later audio. If every packet has arrived early for some time, up to 20 ms are skipped. The
+    buffer therefore also follows a sender whose clock runs slower or faster than ours. For one
+    thread.
     """
 
     def __init__(self):
         self._ssrc: Optional[int] = None
-        self._origin = 0  # the timestamp of slot 0
-        self._slots: Dict[int, bytes] = {}  # slot: 80 bytes
-        self._next = 0  # the slot that the next pop plays
-        self._done = 0  # slots before this are over: they, or later ones, were played
-        # the last slots that had not arrived in time
-        self._missed: Deque[int] = deque(maxlen=MAX_AHEAD)
-        self._calm = BURST  # slots that arrived early since one did not, or some were skipped
-        self._spare = MAX_AHEAD  # how early the least early of them arrived, in slots
-        # pops with old packets only, the slot of the last one, the slot of its pop
+        self._next = 0  # the position that the next pop plays
+        # The audio from there to the end of the newest packet, 0 where none has arrived, and its
+        # mask. Both are empty if no audio waits.
+        self._audio, self._mask = bytearray(), bytearray()
+        self._done = 0  # positions before this are over: they, or later ones, were played
+        # start and end of the last parts of frames that had not arrived in time
+        self._missed: Deque[Tuple[int, int]] = deque(maxlen=20)
+        self._last = b""  # the last frame, unless it was a gap: it fills gaps in the next
+        self._calm = BURST  # bytes that arrived early since one did not, or some were skipped
+        self._spare = MAX_AHEAD  # how early the least early of them arrived
+        # pops with old packets only, the position of the last one, the position of its pop
         self._stale: Tuple[int, int, int] = (0, 0, 0)
 
     def put(self, ssrc: int, timestamp: int, payload: bytes) -> bool:
         """Take a packet; return False if it is a repeat or too old to be played.
 
-        payload: a multiple of 10 ms; any rest is dropped. A new SSRC is a new stream.
+        payload: of any length. A new SSRC is a new stream.
         """
-        count = len(payload) // SLOT
-        if not count:
+        size = len(payload)
+        if not size:
             return False
         if self._ssrc != ssrc:
             self._ssrc = ssrc
             self._begin(timestamp)
-        # to the nearest slot: after a pause the step may be any number of units
-        ahead = ((timestamp - self._origin - SLOT * self._next + SLOT // 2 + HALF & MASK)
-                 - HALF) // SLOT
-        slot = self._next + ahead
-        if slot in self._slots:
-            return False
-        if slot < self._done:
-            if slot + count > self._done:  # its end can still be played
-                over = SLOT * (self._done - slot)
-                return self.put(ssrc, timestamp + over & MASK, payload[over:])
-            if self._is_new_clock(slot):
-                self._begin(timestamp)
-                return self.put(ssrc, timestamp, payload)
-            self._miss(slot)
-            return False
+        ahead = (timestamp - self._next + HALF & MASK) - HALF
+        at = self._next + ahead
+        if at < self._done or self._is_too_late(ahead, size):
+            return self._put_late(at, payload)
         self._stale = 0, 0, 0
-        if ahead <= 0:
-            self._turn_back(slot)
+        if ahead < 0:
+            self._turn_back(at)
         elif ahead > MAX_AHEAD:
-            self._jump(slot)
-        for at in range(count):
-            self._slots[slot + at] = payload[SLOT * at:SLOT * at + SLOT]
-        self._adapt(slot - self._next, count)
+            self._jump(at)
+        ahead = at - self._next
+        if not self._insert(ahead, payload):
+            return False
+        self._adapt(ahead, size)
         return True
 
     def pop(self) -> Optional[bytes]:
-        """Return the next 20 ms (160 bytes), or None if neither half has arrived.
+        """Return the next 20 ms (160 bytes), or None if nothing of it has arrived.
 
-        If only one half has arrived, it is played twice.
+        If a part has not arrived, the audio before it is repeated there, or, after a gap, the
+        audio behind it.
         """
-        at, slots = self._next, self._slots
-        self._next = at + SLOTS_PER_POP
-        first, second = slots.pop(at, None), slots.pop(at + 1, None)
-        if first is not None and second is not None:
-            self._done = at + 2
-            return first + second
-        for slot, half in ((at, first), (at + 1, second)):
-            if half is not None:
-                self._done = slot + 1
-            elif slot >= self._done:
-                self._missed.append(slot)
-        half = first or second
-        return half and half + half
+        frame, mask = self._audio[:FRAME], self._mask[:FRAME]
+        del self._audio[:FRAME], self._mask[:FRAME]
+        self._next += FRAME
+        if mask != WHOLE:
+            return self._fill(frame.ljust(FRAME, b"\0"), mask.ljust(FRAME, b"\0"))
+        self._done = self._next
+        self._last = bytes(frame)
+        return self._last
+
+    def _insert(self, ahead, payload):
+        """Place a payload so many bytes ahead; return False if all of it was there."""
+        audio, mask, end = self._audio, self._mask, ahead + len(payload)
+        whole = THERE * len(payload)
+        if ahead > len(audio):
+            audio.extend(bytes(ahead - len(audio)))
+            mask.extend(bytes(ahead - len(mask)))
+        if ahead == len(audio):
+            audio += payload
+            mask += whole
+            return True
+        if end > len(audio):
+            audio.extend(bytes(end - len(audio)))
+            mask.extend(bytes(end - len(mask)))
+        there = mask[ahead:end]
+        if there == whole:
+            return False
+        # all bytes at once, as large numbers: a loop over the bytes would be slow
+        old, new = int.from_bytes(audio[ahead:end], "big"), int.from_bytes(payload, "big")
+        there = int.from_bytes(there, "big")
+        audio[ahead:end] = (old | new & ~there).to_bytes(len(payload), "big")
+        mask[ahead:end] = whole
+        return True
+
+    def _fill(self, frame, mask):
+        """Return the frame just popped with its gaps filled, or None if there is only a gap."""
+        at, played = self._next - FRAME, mask.rfind(THERE) + 1
+        start = mask.find(0)
+        while start >= 0:
+            end = mask.find(THERE, start) % (FRAME + 1)  # FRAME, where it returns -1
+            if at + end > self._done:
+                self._missed.append((max(at + start, self._done), at + end))
+            if played:
+                behind = frame[end:mask.find(0, end) % (FRAME + 1)]
+                source, size = self._last + frame[:start] or behind, end - start
+                frame[start:end] = (source * (size // len(source) + 1))[-size:]
+            start = mask.find(0, end)
+        self._done = max(self._done, at + played if played else 0)
+        self._last = bytes(frame) if played else b""
+        return self._last or None
 
     def _begin(self, timestamp):
         """Play timestamp next, and nothing that was there before."""
-        self._slots.clear()
-        self._origin = timestamp - SLOT * self._next
-        self._done = self._next - MAX_AHEAD  # packets before it may still arrive in time
+        self._clear()
+        self._missed.clear()
+        self._next = timestamp
+        self._done = timestamp - MAX_AHEAD  # packets before it may still arrive in time
         self._restart_calm()
 
-    def _turn_back(self, slot):
-        """Play slot next: it arrived late, or just in time."""
-        self._next = slot
-        while self._missed and self._missed[-1] >= slot:
+    def _clear(self):
+        self._audio.clear()
+        self._mask.clear()
+
+    def _drop(self, size):
+        """Play the next bytes at no time."""
+        del self._audio[:size], self._mask[:size]
+        self._next += size
+
+    def _wait(self, size):
+        """Move the play time back."""
+        self._next -= size
+        if self._audio:
+            self._audio[:0] = self._mask[:0] = bytes(size)
+
+    def _is_too_late(self, ahead, size):
+        """Return whether a packet would delay the newest audio by more than 200 ms."""
+        return ahead < 0 < len(self._audio) and len(self._audio) - ahead - size > MAX_AHEAD
+
+    def _put_late(self, at, payload):
+        """Take a packet that begins before the audio which can still be played."""
+        over = self._done - at
+        if 0 < over < len(payload):  # its end can still be played
+            return self.put(self._ssrc, self._done & MASK, payload[over:])
+        if self._is_new_clock(at):
+            self._begin(at)
+            return self.put(self._ssrc, at & MASK, payload)
+        self._miss(at, at + len(payload))
+        return False
+
+    def _turn_back(self, at):
+        """Play position at next, which arrived late."""
+        late = self._next - at
+        if self._last and late % (FRAME // 2):
+            # Wait for a whole frame, or packets that are no multiple of 10 ms would be late again
+            # and again, each time by a little more.
+            late += -late % FRAME
+        self._wait(late)
+        while self._missed and self._missed[-1][1] > at:
             self._missed.pop()
         self._restart_calm()
 
-    def _jump(self, slot):
-        """Skip to the first audio within the 200 ms before slot, or to slot itself."""
-        self._next = min((s for s in self._slots if s >= slot - MAX_AHEAD), default=slot)
+    def _jump(self, at):
+        """Skip to the first audio within the 200 ms before position at, or to it itself."""
+        self._drop(at - MAX_AHEAD - self._next)
+        first = self._mask.find(THERE)
+        if first >= 0:
+            self._drop(first)
+        else:
+            self._clear()
+            self._next = at
         self._done = self._next
-        for old in [s for s in self._slots if s < self._next]:
-            del self._slots[old]
         self._restart_calm()
 
     def _restart_calm(self):
         """Start to measure again how long the delay has not been needed."""
         self._calm, self._spare = BURST, MAX_AHEAD
 
-    def _adapt(self, early, count):
-        """Note how early count slots arrived; if all did for long enough, skip 20 ms at most."""
-        if not early:
+    def _adapt(self, early, size):
+        """Note how early a packet arrived; if all did for long enough, skip 20 ms at most."""
+        if not early:  # it arrived late, or just in time
+            self._restart_calm()
             return
-        self._calm += count
+        self._calm += size
         if self._calm <= 0:
             return
         self._spare = min(self._spare, early)
         if self._calm * self._spare ** 2 >= CALM:
-            for _ in range(min(self._spare, SLOTS_PER_POP)):
-                self._slots.pop(self._next, None)
-                self._next += 1
+            self._drop(min(self._spare, FRAME))
             self._done = max(self._done, self._next)
             self._restart_calm()
 
-    def _is_new_clock(self, slot):
+    def _is_new_clock(self, at):
         """Return whether packets are too old because the sender's clock was set back."""
-        pops, last, at = self._stale
-        if pops == 0 or (slot > last and self._next != at):
+        pops, last, popped = self._stale
+        if pops == 0 or (at > last and self._next != popped):
             pops += 1
-            self._stale = pops, slot, self._next
-        return pops >= STALE_POPS or self._done - slot > JUMP
+            self._stale = pops, at, self._next
+        return pops >= STALE_POPS or self._done - at > JUMP
 
-    def _miss(self, slot):
+    def _miss(self, start, end):
         """Delay later audio by 20 ms at most: one late packet does not make a bad network."""
-        if slot not in self._missed:
+        missed = [part for part in self._missed if part[0] < end and start < part[1]]
+        if not missed:
             return  # a repeat
-        self._missed.remove(slot)
-        self._next -= min(SLOTS_PER_POP, max(0, self._next - slot))
+        for part in missed:
+            self._missed.remove(part)
+        self._wait(max(0, min(FRAME, self._next - start, MAX_AHEAD - len(self._audio))))
         self._restart_calm()
 
 
