@@ -103,9 +103,9 @@ def _continues(packet, before):
     grown = packet.duration - before.duration
     if packet.event != before.event or (before.end and not packet.end) or ahead < -FRAME:
         return False
-    if packet.marker:  # lenient: some senders mark all packets of a press
-        return before.marker and ahead == 0 and grown >= 0 and (
-            gap < ENDS or (grown > 0 and not before.end))
+    if packet.marker:  # lenient: some senders mark all packets of a press, or the ends too
+        rising = grown > 0 and not before.end
+        return ahead == 0 and grown >= 0 and before.marker + (gap < ENDS) + rising >= 2
     if before.end:  # lenient: some senders give each end a new timestamp or duration
         next_end = gap < ENDS and grown >= 0 and max(grown, ahead) <= FRAME * gap
         return next_end or (grown == 0 and ahead < before.duration and gap <= MOST_ENDS)

@@ -79,6 +79,8 @@ CASES = {  # name: (keys, packets)
         (5, False, 1000, event(5, 600, True))]),
     "the marker in all packets": ("5", [(n, True, at, data) for n, _, at, data in
                                         press(5, 1, 1000)]),
+    "the marker in the first end, too": ("5", [(n, n in (1, 5), at, data) for n, _, at, data in
+                                               press(5, 1, 1000)]),
     "the first packet arrives second": ("5", [FIRST[n][:3] + (press(5, 1, 1000)[n][3],)
                                               for n in (1, 0, 2, 3, 4, 6, 5)]),
     "the order is reversed": ("1", FIRST[::-1]),
