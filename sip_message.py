@@ -35,7 +35,8 @@ LISTS = frozenset("""
     proxy-require reason record-route remote-party-id require route supported unsupported via
     warning
 """.split())  # headers in which a comma separates values (RFC 3261 7.3.1)
-SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
+SINGLE = ("from", "to", "call-id", "cseq", "content-length", "content-type")
+TARGETS = ("INVITE", "UPDATE")  # methods whose Contact is where our requests go
 REQUIRED = ("Via", "From", "To", "Call-ID", "CSeq")  # Cisco's BYE may lack Max-Forwards
 # Limits far above what any trunk sends: more would only cost time
 MAX_VALUES = 150  # header lines, and values of lists; a long INVITE has 80
@@ -45,6 +46,9 @@ MAX_BODIES = 8  # parts of a multipart body; trunks send four
 MAX_BODY_HEADERS = 20  # lines and values of one of them
 MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
 BLANK_LINE = re.compile(rb"\n\r?\n")
+# A line that another parser may take for a Content-Length, or for two lines. Over TCP it could hide
+# where a message ends, so such a request is rejected although it is no header.
+FRAMING = re.compile(r"content\W*length|^\W*l\W*(?::|$)|[\r\0]", re.IGNORECASE)
 FOLD = re.compile(r"\n[ \t]+")
 # Bodies that trunks send beside SDP or instead of it, and that a call does not need
 IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig", "text/plain",
@@ -153,6 +157,9 @@ class SIPMessage:
         elif int(length) > len(self.body):
             self._defect = self._defect or "Content-Length exceeds the datagram"
             self.valid = self.valid and not self.status  # such a response is discarded
+        elif self.connection and int(length) < len(self.body):
+            # siprtp.sip.tcp has cut the stream elsewhere: it has read another Content-Length
+            self._defect = self._defect or "Conflicting Content-Length"
         else:
             self.body = self.body[:int(length)]
 
@@ -195,15 +202,17 @@ class SIPMessage:
                 return f"Conflicting {name} headers"
         where = "Via"
         try:
-            for value in self.headers_all("Via"):
-                parse_via(value)
+            first, *others = self.headers_all("Via")
+            parse_via(first)
+            # RFC 3261 8.2.2: the others are only copied; but not what is no Via at all
+            if not all(via.upper().startswith("SIP") for via in others):
+                raise ValueError("stray separators")
             for where in ("From", "To"):
                 if parse_address(self.header(where)).params.get("tag", "some") == "":
                     raise ValueError("empty tag")
-            for where in ("Contact", "Record-Route"):
-                for value in self.headers_all(where):
-                    uri = parse_address(value).uri  # RFC 3261 12.1.1: our requests will go there
-                    if self._method in ("INVITE", "UPDATE") and not has_host(uri):
+            for where in ("Contact", "Record-Route") if self._method in TARGETS else ():
+                for value in self.headers_all(where)[:1]:  # our requests will go there
+                    if not has_host(parse_address(value).uri):
                         raise ValueError("not a SIP URI")
             where = "CSeq"
             if self.cseq[1] != self._method:
@@ -215,9 +224,6 @@ class SIPMessage:
             return f"Malformed {where}: {error}"
         if self.connection and self.header("Content-Length") is None:
             return "Missing Content-Length header"  # RFC 3261 18.3: over TCP it is mandatory
-        hops = self.header("Max-Forwards", "70")
-        if not DIGITS.fullmatch(hops) or int(hops) > 255:
-            return "Malformed Max-Forwards"
         return ""
 
     def sdp(self) -> Optional[bytes]:
@@ -262,7 +268,8 @@ def split_head(data: bytes) -> Tuple[str, bytes]:
 def parse_fields(text, limit=MAX_VALUES):
     """Return ({long lower-case name: [values in order]}, the first defect or "").
 
-    Lines that are no headers, and lines beyond the limit of values, are left out.
+    Lines that are no headers are passed over: RFC 3261 8.2.2 says to ignore what one does not
+    need. Lines beyond the limit of values are left out.
     """
     fields, defect, values, marks = {}, "", limit, MAX_MARKS
     for line in text.split("\n", limit):
@@ -270,7 +277,7 @@ def parse_fields(text, limit=MAX_VALUES):
         name = name.strip(" \t\r")
         here, marked = 1 + line.count(","), sum(map(line.count, ';"<\\'))
         if not colon or not TOKEN.fullmatch(name):
-            if line.strip(" \t\r"):
+            if FRAMING.search(line):
                 defect = defect or "Malformed header line"
         elif here > values or marked > marks or "\n" in line:
             defect = defect or f"Too many values, at {name:.40}"

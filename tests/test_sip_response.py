@@ -77,6 +77,14 @@ class Stamped(unittest.TestCase):
                          "SIP/2.0/UDP 10.0.0.9;received=192.0.2.10")
         self.assertEqual(self.via("SIP/2.0/UDP 192.0.2.10"), "SIP/2.0/UDP 192.0.2.10")
 
+    def test_a_later_via_is_copied_as_it_came(self):
+        bad = "SIP/2.0/UDP 2001:db8::9;branch=x;y=\"z"
+        request = SIPMessage("OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK1"
+                             f"\r\nVia: {bad}\r\nFrom: <sip:a>;tag=1\r\nTo: <sip:a>\r\n"
+                             "Call-ID: 1\r\nCSeq: 1 OPTIONS\r\n\r\n", HERE)
+        request.check()
+        self.assertIn(f"\r\nVia: {bad}\r\n", str(SIPResponse(200, "", request)))
+
     def test_rport_is_filled_in_and_received_added(self):
         self.assertIn(";rport=49193", self.via("SIP/2.0/UDP 192.0.2.10;rport"))
         self.assertIn(";received=192.0.2.10", self.via("SIP/2.0/UDP 192.0.2.10;rport"))

@@ -141,6 +141,12 @@ class Calls(unittest.TestCase):
         self.assertEqual((self.trunk.last().via.transport, self.server.sent[-1][1]),
                          ("UDP", ("192.0.2.10", 5060)))
 
+    def test_a_request_that_was_cut_by_another_content_length_is_400(self):
+        options = self.trunk.request("OPTIONS", body=b"rest")
+        options = options.replace(b"Content-Length: 4", b"Content-Length: 2")
+        self.server.receive(options, PEER, self.connection)
+        self.assertEqual(self.trunk.last().status, 400)
+
     def test_a_request_without_content_length_is_400(self):
         options = self.trunk.request("OPTIONS").replace(b"Content-Length: 0\r\n", b"")
         self.server.receive(options, PEER, self.connection)
