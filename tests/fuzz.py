@@ -30,7 +30,7 @@ from siprtp import dtmf
 from siprtp.bots import actions
 from siprtp.media import rtcp
 from siprtp.media.echo import Echo
-from siprtp.media.jitter import MASK, MAX_AHEAD, JitterBuffer
+from siprtp.media.jitter import MADE_UP, MASK, MAX_AHEAD, JitterBuffer
 from siprtp.media.session import RTPSession
 from siprtp.media.thread import MAX_PACKET
 from siprtp.sip import sdp
@@ -320,7 +320,7 @@ class Heard(JitterBuffer):
     def receive(self, ssrc, start, size):
         """Put a packet; start: its timestamp, or this plus 2 ** 32."""
         taken = self.put(ssrc, start & MASK, audio(ssrc, start, size))
-        assert len(self._audio) == len(self._mask) <= MAX_AHEAD + 2 * MAX_PACKET
+        assert len(self._audio) == len(self._mask) <= MAX_AHEAD + MADE_UP + 2 * MAX_PACKET
         return taken
 
     def play(self):
@@ -362,6 +362,23 @@ def check_even_network(example):
         heard.play()
     assert heard.played == audio(7, start, at), "lost"
     assert heard.filled <= 2 * max(sizes) + 3 * 160, heard.filled
+
+
+def check_late(example):
+    """Delay packets by up to 150 ms, in order: all that is sent within 8 s is played."""
+    sizes, start, phase, delays = example
+    heard, at, arrived = Heard(), 0, 0
+    while at < 64000:
+        for size, delay in zip(itertools.cycle(sizes), delays):
+            at += size
+            arrived = max(arrived, at + delay)
+            while phase < arrived:
+                heard.play()
+                phase += 160
+            assert heard.receive(7, start + at - size, size)
+    for _ in range(len(heard._audio) // 160 + 1):
+        heard.play()
+    assert heard.played == audio(7, start, at), "lost"
 
 
 def check_framing(example):
@@ -530,6 +547,10 @@ TARGETS = {
     "even": (check_even_network, st.tuples(
         st.lists(st.sampled_from((40, 100, 120, 160, 200, 1024)) | st.integers(1, 600),
                  min_size=1, max_size=4), st.integers(0, 2 ** 32 - 1), st.integers(1, 160))),
+    "late": (check_late, st.tuples(
+        st.lists(st.sampled_from((40, 100, 120, 160, 200, 240)) | st.integers(40, 320),
+                 min_size=1, max_size=4), st.integers(0, 2 ** 32 - 1), st.integers(1, 160),
+        st.lists(st.integers(0, 1200) | st.just(0), min_size=1))),
     "framing": (check_framing, st.tuples(
         st.lists(mutated(MESSAGES) | st.just(b"\r\n\r\n"), max_size=4),
         st.lists(st.integers(1, 300), min_size=1, max_size=5))),

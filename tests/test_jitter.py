@@ -5,7 +5,8 @@ import random
 import struct
 import unittest
 
-from siprtp.media.jitter import MAX_AHEAD, Concealer, JitterBuffer
+from siprtp.media.jitter import MADE_UP, MAX_AHEAD, Concealer, JitterBuffer
+from siprtp.media.thread import MAX_BEHIND
 
 SLOT = 80  # bytes and timestamp units in 10 ms
 NUMBERED = struct.Struct(f"!I{SLOT - 4}x")  # 10 ms that carry the number of their slot
@@ -372,6 +373,135 @@ class Networks(OnTicks):
             self.assertLess(wait, 0.0751)
 
 
+class Stalls(unittest.TestCase):
+    """What is lost and concealed if the network, or our own process, stands still for a while."""
+
+    def send(self, packets, *stalls):
+        """Return [(sent, arrived, number)] in ms: 20 ms each, at once but for (begin, length)."""
+        arrivals = []
+        for number in range(packets):
+            sent = arrived = 20 * number
+            for begin, length in stalls:
+                if begin <= sent < begin + length:
+                    arrived = begin + length
+            arrivals.append((sent, arrived, number))
+        return arrivals
+
+    def ticks(self, end, phase, *stalls):
+        """Return when RTPThread pops, in ms: it stands still in each (begin, length)."""
+        times, due = [], phase
+        while due < end:
+            now = due
+            if times:
+                now = max(now, times[-1])
+            for begin, length in stalls:
+                if begin <= now < begin + length:
+                    now = begin + length
+            times.append(now)
+            due = max(due, now - round(1000 * MAX_BEHIND)) + 20
+        return times
+
+    def run_on(self, arrivals, ticks):
+        """Return (lost, [(when, delay of the audio popped, or None for a gap)]), in ms.
+
+        lost: numbers of packets that are neither played nor wait. The first audio has come.
+        """
+        buffer, arrivals, heard, delays = JitterBuffer(), list(arrivals), set(), []
+        sent = {number: at for at, _, number in arrivals}
+        for now in ticks:
+            while arrivals and arrivals[0][1] <= now:
+                _, _, number = arrivals.pop(0)
+                buffer.put(7, START + 160 * number & 0xFFFFFFFF, b"%160d" % number)
+            frame = buffer.pop()
+            if frame:
+                heard.add(int(frame))
+            if heard:
+                delays.append((now, now - sent[int(frame)] if frame else None))
+        while buffer._audio:
+            heard.add(int(buffer.pop() or b"-1"))
+        return len(set(sent) - heard - {number for _, _, number in arrivals}), delays
+
+    def gaps(self, delays, begin, end):
+        """Return the ms that were concealed from begin to end."""
+        return 20 * sum(delay is None for when, delay in delays if begin <= when < end)
+
+    def test_a_stall_that_fits_loses_nothing_and_a_second_one_is_not_heard(self):
+        for length in (30, 60, 100, 150, 180, 200):
+            for phase in (0, 1, 10, 19):
+                for begin, again in itertools.product((1000, 1001, 1010, 1019),
+                                                      (1900, 3001, 5010, 6019)):
+                    with self.subTest(ms=length, phase=phase, begin=begin, again=again):
+                        arrivals = self.send(400, (begin, length), (again, length))
+                        lost, delays = self.run_on(arrivals, self.ticks(8000, phase))
+                        self.assertEqual(lost, 0)
+                        self.assertLessEqual(self.gaps(delays, 0, again), length + 40)
+                        if length >= 100 or (begin - again) % 20 == 0:
+                            self.assertEqual(self.gaps(delays, again, 8000), 0)
+                        self.assertLess(max(delay or 0 for _, delay in delays), 220)
+
+    def test_of_a_longer_stall_only_what_is_beyond_200_ms_is_lost(self):
+        for length in (250, 400, 1000):
+            for phase, begin in itertools.product((1, 19), (1000, 1010)):
+                with self.subTest(ms=length, phase=phase, begin=begin):
+                    arrivals = self.send(400, (begin, length), (begin + 4000, length))
+                    lost, delays = self.run_on(arrivals, self.ticks(8000, phase))
+                    self.assertLessEqual(20 * lost, 2 * (length - 200) + 40)
+                    self.assertLess(max(delay or 0 for _, delay in delays), 220)
+
+    def test_on_an_even_network_the_delay_of_a_stall_is_gone_soon(self):
+        for length, seconds in ((40, 15), (60, 17), (150, 19), (200, 20), (400, 20)):
+            with self.subTest(ms=length):
+                arrivals = self.send(1200, (1000, length))
+                _, delays = self.run_on(arrivals, self.ticks(23900, 1))
+                self.assertEqual({delay for when, delay in delays
+                                  if when > 1000 * (1 + seconds)}, {1})
+                self.assertEqual(self.gaps(delays, 1500 + length, 24000), 0)
+
+    def test_stalls_that_come_every_few_seconds_are_hardly_heard(self):
+        stalls = [(1000 * second + 7 * second % 20, 120) for second in range(1, 60, 7)]
+        lost, delays = self.run_on(self.send(3000, *stalls), self.ticks(60000, 5))
+        self.assertLessEqual(20 * lost, 80)
+        self.assertLessEqual(self.gaps(delays, 2000, 60000), 80)
+
+    def test_a_stall_of_our_own_loses_nothing_though_the_buffer_is_full(self):
+        for before in (0, 100, 180):
+            for length in (50, 150, 200):
+                with self.subTest(ms=length, delay=before):
+                    arrivals = self.send(400, (1000, before))
+                    ticks = self.ticks(8000, 1, (3000, length), (5000, length))
+                    lost, delays = self.run_on(arrivals, ticks)
+                    self.assertEqual((lost, self.gaps(delays, 2000, 8000)), (0, 0))
+                    self.assertLess(delays[-1][1], 220)
+
+    def test_the_buffer_knows_how_many_ticks_are_made_up(self):
+        self.assertEqual(MADE_UP, MAX_BEHIND * 8000)
+
+    def test_a_sender_that_sends_too_fast_is_not_taken_for_a_stall_of_our_own(self):
+        buffer = JitterBuffer()
+        buffer.put(7, 0, bytes(160))
+        for number in range(1, 200, 2):
+            buffer.pop()
+            for start in (160 * number, 160 * number + 160):
+                buffer.put(7, start, bytes(160))
+            if number > 60:
+                self.assertLessEqual(len(buffer._audio), MAX_AHEAD + 2 * 160 + MADE_UP)
+        sizes = []
+        for number in range(201, 300):
+            buffer.pop()
+            buffer.put(7, 160 * number, bytes(160))
+            sizes.append(len(buffer._audio))
+        self.assertLessEqual(max(sizes[20:]), MAX_AHEAD + 160)
+
+    def test_a_long_stall_of_our_own_leaves_200_ms_beside_the_ticks_that_are_made_up(self):
+        for before, length, most in ((0, 400, 0), (100, 400, 100), (180, 300, 80), (0, 1000, 600)):
+            with self.subTest(ms=length, delay=before):
+                arrivals = self.send(400, (1000, before))
+                lost, delays = self.run_on(arrivals, self.ticks(8000, 1, (3000, length)))
+                self.assertLessEqual(20 * lost, most + 20)
+                self.assertLess(max(delay or 0 for when, delay in delays if when > 3400 + length),
+                                220)
+
+
 class Beginnings(OnTicks):
     def test_a_new_source_is_played_at_once_and_waiting_audio_of_the_old_dropped(self):
         self.put(0, 2, 4)
@@ -417,7 +547,7 @@ class Beginnings(OnTicks):
                             bytes(rng.randrange(2000)))
             if number % 10 == 0:
                 self.buffer.pop()
-            self.assertLess(len(self.buffer._audio), MAX_AHEAD + 2 * 2048)
+            self.assertLess(len(self.buffer._audio), MAX_AHEAD + MADE_UP + 2 * 2048)
         self.play(0, 10)
         self.assertEqual(self.play(20), [(20, 21)])
 

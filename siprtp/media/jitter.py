@@ -13,12 +13,14 @@ from typing import Deque, Optional, Tuple
 # buffer counts audio in bytes, 8 for each ms, and a position in the stream is a timestamp.
 FRAME = 160  # 20 ms
 MAX_AHEAD = 1600  # 200 ms: if a packet is further ahead, the oldest waiting audio is dropped
+MADE_UP = 1600  # 200 ms that may wait besides after a stall of our own, see thread.MAX_BEHIND
 JUMP = 8000  # 1 s: a packet further back than this means that the sender's clock was reset
 # Pops with old packets only, each newer than the last, after which the sender's clock was reset.
 STALE_POPS = 5
-# Before the delay shrinks: early bytes times the square of how early they were, that is 12 s at
-# 20 ms early and 3 s at 40 ms.
-CALM = 12 * 8000 * FRAME ** 2
+# Early bytes in a row before the delay shrinks, 12 s: stalls of a network often come again within
+# seconds. And from then on before it shrinks further, 0.5 s: each skip may be heard.
+CALM, PACE = 12 * 8000, 4000
+STALL = 640  # 80 ms: a network that delayed packets so much stood still
 BURST = -1600  # early bytes not counted at first: after a stall, delayed packets arrive together
 HALF, MASK = 1 << 31, (1 << 32) - 1
 THERE = b"\xff"  # the mask of a byte that has arrived; of others it is 0
@@ -33,9 +35,9 @@ class JitterBuffer:
     Each byte is placed by its timestamp, so packets may have any length, overlap, repeat or arrive
     out of order; of two bytes for one place, the first to arrive is played. The buffer adds no
     delay on purpose. A packet that arrives too late moves the play time back to it, which delays
-    all later audio. If every packet has arrived early for some time, up to 20 ms are skipped. The
-    buffer therefore also follows a sender whose clock runs slower or faster than ours. For one
-    thread.
+    all later audio, so a second stall of the network is not heard. If every packet has arrived
+    early for 12 s, up to 20 ms are skipped, again and again until the delay is needed. The buffer
+    therefore also follows a sender whose clock runs slower or faster than ours. For one thread.
     """
 
     def __init__(self):
@@ -50,6 +52,8 @@ class JitterBuffer:
         self._last = b""  # the last frame, unless it was a gap: it fills gaps in the next
         self._calm = BURST  # bytes that arrived early since one did not, or some were skipped
         self._spare = MAX_AHEAD  # how early the least early of them arrived
+        self._stalled: Optional[int] = None  # the position that the network delayed by a stall
+        self._overfull = -MASK  # the play time when pops were behind last
         # pops with old packets only, the position of the last one, the position of its pop
         self._stale: Tuple[int, int, int] = (0, 0, 0)
 
@@ -72,7 +76,7 @@ class JitterBuffer:
         if ahead < 0:
             self._turn_back(at)
         elif ahead > MAX_AHEAD:
-            self._jump(at)
+            self._limit(at)
         ahead = at - self._next
         if not self._insert(ahead, payload):
             return False
@@ -180,17 +184,34 @@ class JitterBuffer:
             # Wait for a whole frame, or packets that are no multiple of 10 ms would be late again
             # and again, each time by a little more.
             late += -late % FRAME
+        if late >= STALL:
+            self._stalled = at
         self._wait(late)
         while self._missed and self._missed[-1][1] > at:
             self._missed.pop()
         self._restart_calm()
 
-    def _jump(self, at):
-        """Skip to the first audio within the 200 ms before position at, or to it itself."""
-        self._drop(at - MAX_AHEAD - self._next)
-        first = self._mask.find(THERE)
-        if first >= 0:
-            self._drop(first)
+    def _limit(self, at):
+        """Make room for a packet that is more than 200 ms ahead, if it is too far ahead."""
+        ahead, room = at - self._next, MAX_AHEAD
+        if self._last and ahead <= len(self._audio) + FRAME:
+            # The last frame was no gap, and this packet continues the audio: the pops stalled, not
+            # the network. If they are not made up within 200 ms, the sender sends too much.
+            if not 0 <= self._next - self._overfull <= 2 * MADE_UP:
+                self._overfull = self._next
+            if self._next - self._overfull < MADE_UP:
+                room += MADE_UP
+        if ahead > room:
+            before = self._next
+            self._jump(at, at - room)
+            self._overfull += self._next - before  # so that it counts pops alone
+
+    def _jump(self, at, first):
+        """Skip to the first audio from position first on, or to position at."""
+        self._drop(first - self._next)
+        gap = self._mask.find(THERE)
+        if gap >= 0:
+            self._drop(gap)
         else:
             self._clear()
             self._next = at
@@ -208,12 +229,20 @@ class JitterBuffer:
             return
         self._calm += size
         if self._calm <= 0:
+            if self._next == self._stalled and early >= STALL:
+                # the packets that the stall delayed: the next one may begin a packet earlier
+                self._stalled = None
+                self._wait(FRAME)
             return
         self._spare = min(self._spare, early)
-        if self._calm * self._spare ** 2 >= CALM:
-            self._drop(min(self._spare, FRAME))
+        if self._calm >= CALM:
+            skipped = min(self._spare, FRAME)
+            self._drop(skipped)
             self._done = max(self._done, self._next)
-            self._restart_calm()
+            self._spare -= skipped
+            self._calm -= PACE
+            if not self._spare:
+                self._restart_calm()
 
     def _is_new_clock(self, at):
         """Return whether packets are too old because the sender's clock was set back."""
