@@ -466,12 +466,16 @@ class Stalls(unittest.TestCase):
     def test_a_stall_of_our_own_loses_nothing_though_the_buffer_is_full(self):
         for before in (0, 100, 180):
             for length in (50, 150, 200):
-                with self.subTest(ms=length, delay=before):
-                    arrivals = self.send(400, (1000, before))
-                    ticks = self.ticks(8000, 1, (3000, length), (5000, length))
-                    lost, delays = self.run_on(arrivals, ticks)
-                    self.assertEqual((lost, self.gaps(delays, 2000, 8000)), (0, 0))
-                    self.assertLess(delays[-1][1], 220)
+                for begin in (before + 1020, before + 1040, 3000):
+                    self.own_stall(before, begin, length)
+
+    def own_stall(self, before, begin, length):
+        with self.subTest(ms=length, delay=before, begin=begin):
+            arrivals = self.send(400, (1000, before))
+            ticks = self.ticks(8000, 1, (begin, length), (5000, length))
+            lost, delays = self.run_on(arrivals, ticks)
+            self.assertEqual((lost, self.gaps(delays, begin + 20, 8000)), (0, 0))
+            self.assertLess(delays[-1][1], 220)
 
     def test_the_buffer_knows_how_many_ticks_are_made_up(self):
         self.assertEqual(MADE_UP, MAX_BEHIND * 8000)

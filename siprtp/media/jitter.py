@@ -34,10 +34,11 @@ class JitterBuffer:
 
     Each byte is placed by its timestamp, so packets may have any length, overlap, repeat or arrive
     out of order; of two bytes for one place, the first to arrive is played. The buffer adds no
-    delay on purpose. A packet that arrives too late moves the play time back to it, which delays
-    all later audio, so a second stall of the network is not heard. If every packet has arrived
-    early for 12 s, up to 20 ms are skipped, again and again until the delay is needed. The buffer
-    therefore also follows a sender whose clock runs slower or faster than ours. For one thread.
+    delay on purpose, but for 20 ms after a stall of the network. A packet that arrives too late
+    moves the play time back to it, which delays all later audio, so a second stall is not heard.
+    If every packet has arrived early for 12 s, up to 20 ms are skipped, again and again until the
+    delay is needed. The buffer therefore also follows a sender whose clock runs slower or faster
+    than ours. For one thread.
     """
 
     def __init__(self):
@@ -52,6 +53,7 @@ class JitterBuffer:
         self._last = b""  # the last frame, unless it was a gap: it fills gaps in the next
         self._calm = BURST  # bytes that arrived early since one did not, or some were skipped
         self._spare = MAX_AHEAD  # how early the least early of them arrived
+        self._in_time = False  # no packet was late since the last pop
         self._stalled: Optional[int] = None  # the position that the network delayed by a stall
         self._overfull = -MASK  # the play time when pops were behind last
         # pops with old packets only, the position of the last one, the position of its pop
@@ -92,6 +94,7 @@ class JitterBuffer:
         frame, mask = self._audio[:FRAME], self._mask[:FRAME]
         del self._audio[:FRAME], self._mask[:FRAME]
         self._next += FRAME
+        self._in_time = True
         if mask != WHOLE:
             return self._fill(frame.ljust(FRAME, b"\0"), mask.ljust(FRAME, b"\0"))
         self._done = self._next
@@ -143,6 +146,7 @@ class JitterBuffer:
         """Play timestamp next, and nothing that was there before."""
         self._clear()
         self._missed.clear()
+        self._in_time = False
         self._next = timestamp
         self._done = timestamp - MAX_AHEAD  # packets before it may still arrive in time
         self._restart_calm()
@@ -184,6 +188,7 @@ class JitterBuffer:
             # Wait for a whole frame, or packets that are no multiple of 10 ms would be late again
             # and again, each time by a little more.
             late += -late % FRAME
+        self._in_time = False
         if late >= STALL:
             self._stalled = at
         self._wait(late)
@@ -194,9 +199,9 @@ class JitterBuffer:
     def _limit(self, at):
         """Make room for a packet that is more than 200 ms ahead, if it is too far ahead."""
         ahead, room = at - self._next, MAX_AHEAD
-        if self._last and ahead <= len(self._audio) + FRAME:
-            # The last frame was no gap, and this packet continues the audio: the pops stalled, not
-            # the network. If they are not made up within 200 ms, the sender sends too much.
+        if self._in_time and ahead <= len(self._audio) + FRAME:
+            # No packet was late since the last pop, and this one continues the audio: the pops
+            # stalled, not the network. If they are not made up within 200 ms, it was the sender.
             if not 0 <= self._next - self._overfull <= 2 * MADE_UP:
                 self._overfull = self._next
             if self._next - self._overfull < MADE_UP:
