@@ -311,6 +311,22 @@ class ByReInvite(Timed):
         self.answer(self.refresh(), offer(ip="192.0.2.30", port=6000))
         self.assertEqual(self.call.media.flow.remote, ("192.0.2.30", 6000))
 
+    def test_an_answer_with_a_codec_that_was_not_offered_ends_the_call(self):
+        for formats in ("0", "0 101"):  # we offer 8 and 101
+            self.setUp()
+            with self.assertLogs("siprtp.calls", "WARNING"):
+                sent = self.answer(self.refresh(), offer(formats=formats))
+            self.assertEqual([m.method() for m in sent], ["BYE", "ACK"])
+            self.assert_why("unusable SDP answer")
+
+    def test_audio_that_is_off_stays_off_whatever_the_answer_says(self):
+        self.say("INVITE", ["Supported: timer", "Session-Expires: 600;refresher=uas"],
+                 self.ok.to_tag, body=offer(port=0))
+        invite = self.refresh()
+        self.assertIn(b"m=audio 0 RTP/AVP 8\r\n", invite.body)
+        self.assertEqual([m.method() for m in self.answer(invite, OFFER)], ["ACK"])
+        self.assertEqual((self.call.state, self.call.media.flow.formats), ("confirmed", {}))
+
     def test_on_hold_it_repeats_the_hold(self):
         self.say("INVITE", ["Supported: timer", "Session-Expires: 600;refresher=uas"],
                  self.ok.to_tag, body=offer("sendonly"))

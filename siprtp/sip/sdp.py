@@ -222,13 +222,15 @@ class Negotiation:
     def on_answer(self, answer: Union[str, bytes]) -> Agreement:
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
         media, at = parse(answer)[1], self._slots.index(None)
-        if at >= len(media) or not media[at].port:
-            return NOTHING
+        if at >= len(media) or not media[at].port or not self._formats:
+            return NOTHING  # also if a peer answers our port 0 by another
         self._usable(media[at])
         # RFC 3264 7: any format of the answer may arrive; the first is the one to send
         ours, line = self._formats, media[at]
         theirs = sorted((pair for _, codec in ours for pair in line.find(codec)),
                         key=lambda pair: (pair[1] is EVENT, line.formats.index(str(pair[0]))))
+        if not theirs or theirs[0][1] is EVENT:
+            raise SDPError(f"no codec of our offer in the answer: {line.offered()}", 305)
         return self._agree(line, ours, theirs)
 
     def _choose(self, media):
