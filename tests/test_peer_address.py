@@ -84,10 +84,17 @@ class BehindNat(PeerCase):
                            contact="sip:4711@192.0.2.99:5080")
         self.assertEqual(self.bye_goes_to(dialog)[0], ("192.0.2.99", 5080))
 
-    def test_a_proxy_that_is_not_on_the_route_gets_no_requests_for_its_rport(self):
-        via = "SIP/2.0/UDP 198.51.100.20;branch=z9hG4bK%d;rport, SIP/2.0/UDP 192.0.2.99;branch=1"
-        dialog = self.call(via=via, contact="sip:4711@192.0.2.99:5080")
-        self.assertEqual(self.bye_goes_to(dialog)[0], ("192.0.2.99", 5080))
+    def test_a_proxy_that_is_not_on_the_route_gets_no_requests_for_its_rport_or_nat(self):
+        for top in ("198.51.100.20;branch=z9hG4bK%d;rport", "10.0.0.4;branch=z9hG4bK%d"):
+            self.make()
+            dialog = self.call(via=f"SIP/2.0/UDP {top}, SIP/2.0/UDP 192.0.2.99;branch=1",
+                               contact="sip:4711@192.0.2.99:5080")
+            self.assertEqual(self.bye_goes_to(dialog)[0], ("192.0.2.99", 5080), top)
+
+    def test_a_proxy_gets_them_where_the_contact_is_private_and_the_proxy_is_not(self):
+        via = "SIP/2.0/UDP 10.0.0.4;branch=z9hG4bK%d;rport, SIP/2.0/UDP 192.168.1.5;branch=1"
+        dialog = self.call(("8.8.8.8", 5060), via=via, contact="sip:4711@192.168.1.5:5062")
+        self.assertEqual(self.bye_goes_to(dialog)[0], ("8.8.8.8", 5060))
 
     def test_a_route_set_always_wins(self):
         dialog = self.call(contact="sip:4711@192.168.1.5", headers=[ROUTE])

@@ -48,7 +48,7 @@ class Source(NamedTuple):
         host = plain_ip(via.host.strip("[]"))
         translated = host != "" and not same_ip(host, ip)
         return cls(response_address(request),
-                   translated or ("rport" in via.params and not from_proxy))
+                   (translated or "rport" in via.params) and not from_proxy)
 
     def replaces(self, target: str) -> bool:
         """Return whether requests go to this source instead of the peer's target, a URI."""
