@@ -178,6 +178,21 @@ class OverTCP(PeerCase):
         self.assertEqual(self.bye_goes_to(dialog)[0], TCPHop(*NEW_NETWORK, second))
 
 
+class BeforeTheAck(PeerCase):
+    def test_a_bye_names_the_transport_of_the_invite_whatever_the_contact_says(self):
+        for nat in ("auto", "off"):
+            for connection, transport, other in ((None, "UDP", "tcp"), (Connection(), "TCP", "udp")):
+                self.make(NAT=nat)
+                self.server.admission.verify(OUTSIDE)
+                self.send("INVITE", 1, OUTSIDE, connection, body=OFFER,
+                          via=f"SIP/2.0/{transport} 192.0.2.10;branch=z9hG4bK1",
+                          contact=f"sip:4711@192.0.2.10;transport={other}")
+                sent = [m for _, m in self.trunk.advance(33) if not m.status]
+                self.assertEqual(sent[0].method(), "BYE")
+                self.assertEqual(sent[0].via.transport, transport, nat)
+                self.assertEqual(isinstance(self.server.sent[-1][1], TCPHop), transport == "TCP")
+
+
 class Moved(PeerCase):
     """From Wi-Fi to LTE: the source changes, the private address in Contact and SDP may stay."""
 

@@ -306,7 +306,8 @@ class Dialog:
             self.local_cseq += 1
             cseq = self.local_cseq
         branch = branch or new_branch()
-        transport = hop_transport(next_hop, self.transport)
+        # before the ACK a request goes back to the source of the INVITE, by the same transport
+        transport = hop_transport(next_hop, self.transport) if self.acked else self.transport
         lines = [("Via", f"SIP/2.0/{transport} {self.host};branch={branch};rport"),
                  ("Max-Forwards", "70")]
         lines += [("Route", route) for route in routes]
