@@ -22,7 +22,7 @@ from siprtp.bots.results import CallLog, Digits, Said, Statistics
 from siprtp.media.conversation import Conversation
 from siprtp.media.recorder import Recorder
 from siprtp.media.resample import Resampler, resample
-from siprtp.media.vad import Utterance, UtteranceCutter
+from siprtp.media.vad import Listener, Utterance, UtteranceCutter
 from siprtp.media.wav import wav
 
 __all__ = ["Call", "CallEnded", "Digits", "Resampler", "Said", "Statistics", "TransferError",
@@ -169,23 +169,14 @@ class Call:
         return self._utterances(None if timeout is None else timeout * 50)
 
     def _utterances(self, limit):
-        voice = self._audio.ticks  # of the last voiced frame, or when the wait for one began
-        for number, pcm, voiced in iter(self._audio.next_frame, None):
-            if number - 1 != self._cutter.taken:  # the bot asked too late: frames were dropped
-                cut = self._cutter.finish()
-                self._cutter.taken = number - 1
-                if cut:
-                    yield cut
-            utterance = self._cutter.feed(pcm, voiced)
-            voice = max(voice, number) if voiced else voice
-            if utterance:
-                yield utterance
-                voice = max(voice, self._audio.ticks)
-            elif limit is not None and number - voice >= limit:
+        listener = Listener(self._cutter, limit, self._audio.ticks)
+        while not listener.over:
+            self._audio.listen(listener)
+            utterance = listener.next()
+            if utterance is None:
                 return
-        rest = self._cutter.finish()  # the hang-up ends an utterance too
-        if rest:
-            yield rest
+            yield utterance
+            listener.restart(self._audio.ticks)
 
     def digits(self, count: Optional[int] = None, timeout: Optional[float] = 5.0,
                until: Optional[str] = None) -> Digits:

@@ -278,6 +278,23 @@ class Hearing(BotCase):
             self.assertEqual((file.getframerate(), file.readframes(99999)), (8000, first.pcm))
         self.assertAlmostEqual(next(utterances).start, 2.8, delta=0.3)
 
+    def test_a_bot_that_waits_is_woken_for_an_utterance_and_not_for_each_frame(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60, *[SPEECH] * 30, *[QUIET] * 60)
+        with mock.patch.object(self.call._audio._more, "notify") as notify:
+            utterances = self.call.utterances(timeout=5)
+            next(utterances)
+            self.assertEqual(notify.call_count, 1)
+            next(utterances)
+            self.assertEqual(list(utterances), [])
+        self.assertEqual(notify.call_count, 3)  # the last one: the timeout
+
+    def test_the_wait_for_a_voice_begins_when_the_bot_asks_again(self):
+        self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 60)
+        for _ in self.call.utterances(timeout=2):
+            self.tick(500)
+            before = self.ticks
+        self.assertEqual(self.ticks, before + 100)
+
     def test_less_silence_may_end_an_utterance(self):
         self.hear(*[QUIET] * 50, *[SPEECH] * 30, *[QUIET] * 20, *[SPEECH] * 30, *[QUIET] * 60)
         self.assertLess(next(self.call.utterances(silence=0.3)).end, 1.9)

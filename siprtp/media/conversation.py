@@ -49,6 +49,7 @@ class Conversation:
         self._dropped = "", 0  # if the next key is one of these, drop it; until this tick
         self._more = threading.Condition(self.lock)  # a frame from the caller has come
         self._received = collections.deque(maxlen=KEPT)
+        self._listener = None  # the Listener that takes the frames, while a bot waits in `listen`
         self.ticks = 0
         self._out, self._speech = bytearray(), Speech(False)
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
@@ -86,9 +87,13 @@ class Conversation:
         pcm, voiced = self._receive()
         with self.lock:
             self.ticks += 1
-            # a plain tuple: 1500 objects a call would make garbage collection take long
-            self._received.append((self.ticks, pcm, voiced))
-            self._more.notify()
+            if self._listener is None:
+                # a plain tuple: 1500 objects a call would make garbage collection take long
+                self._received.append((self.ticks, pcm, voiced))
+                self._more.notify()
+            elif self._listener.take(self.ticks, pcm, voiced):
+                self._listener = None
+                self._more.notify()
             if self._ending:
                 self.changed.notify_all()
             if flow.events is None and self._events:  # a new agreement has no telephone-event
@@ -206,6 +211,7 @@ class Conversation:
         with self.lock:
             self.ended = True
             self._out.clear()
+            self._listener = None
             self.changed.notify_all()
             self._more.notify_all()
             for recorder in self._recorders.values():
@@ -336,6 +342,25 @@ class Conversation:
         """Drop the frames that the bot has not asked for."""
         with self.lock:
             self._received.clear()
+
+    def listen(self, listener):
+        """Let a Listener take frames until its wait is over or the call ends.
+
+        The RTP thread gives it the frames that come, so that the bot's thread need not wake for
+        each: with many bots that costs as much as sending their packets.
+        """
+        while not listener.ready:
+            with self.lock:
+                if not self._received and not self.ended:
+                    self._listener = listener
+                while self._listener is listener:
+                    self._more.wait()
+                frame = self._received.popleft() if self._received else None
+            if frame:
+                listener.take(*frame)
+            elif self.ended:
+                listener.finish()
+                return
 
     def next_frame(self):
         """Return 20 ms as (number of the tick, PCM, whether it is voice), or None at the end."""

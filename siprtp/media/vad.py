@@ -166,3 +166,50 @@ class UtteranceCutter:
             return None
         second = 1000 / FRAME_MS
         return Utterance(b"".join(frames), (end - keep) / second, end / second, self.rate)
+
+
+class Listener:
+    """Waits for the next utterance, one frame after the other.
+
+    cutter: an UtteranceCutter. limit: ticks of 20 ms without a voice that end the wait, None for
+    never. tick: the number of the last frame before.
+    """
+
+    def __init__(self, cutter: UtteranceCutter, limit: Optional[float], tick: int):
+        self._cutter, self._limit = cutter, limit
+        self._voice = tick  # of the last voiced frame, or when the wait for one began
+        self._found: Deque[Utterance] = deque()
+        self.over = False  # the limit is reached
+
+    def take(self, number: int, pcm: bytes, voiced: bool) -> bool:
+        """Take the frame of a tick; return whether the wait is over."""
+        if number - 1 != self._cutter.taken:  # the bot asked too late: frames were dropped
+            self.finish()
+            self._cutter.taken = number - 1
+        utterance = self._cutter.feed(pcm, voiced)
+        if voiced:
+            self._voice = max(self._voice, number)
+        if utterance:
+            self._found.append(utterance)
+        elif self._limit is not None and number - self._voice >= self._limit:
+            self.over = True
+        return self.ready
+
+    @property
+    def ready(self) -> bool:
+        """True if the wait is over: an utterance was found, or the limit is reached."""
+        return self.over or bool(self._found)
+
+    def finish(self) -> None:
+        """End the present utterance, as when the call ends."""
+        utterance = self._cutter.finish()
+        if utterance:
+            self._found.append(utterance)
+
+    def next(self) -> Optional[Utterance]:
+        """Return an utterance that was found, or None."""
+        return self._found.popleft() if self._found else None
+
+    def restart(self, tick: int) -> None:
+        """Wait for a voice from this tick on: the bot has been busy until then."""
+        self._voice = max(self._voice, tick)
