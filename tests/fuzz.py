@@ -365,7 +365,11 @@ def check_even_network(example):
 
 
 def check_late(example):
-    """Delay packets by up to 150 ms, in order: all that is sent within 8 s is played."""
+    """Delay packets in order, by up to 125 ms: all that is sent within 8 s is played.
+
+    Longer ones may use up the 200 ms: the packets differ in size by up to 35 ms, the ticks add up
+    to 20 ms, and after a stall the buffer waits for 20 ms more.
+    """
     sizes, start, phase, delays = example
     heard, at, arrived = Heard(), 0, 0
     while at < 64000:
@@ -550,7 +554,7 @@ TARGETS = {
     "late": (check_late, st.tuples(
         st.lists(st.sampled_from((40, 100, 120, 160, 200, 240)) | st.integers(40, 320),
                  min_size=1, max_size=4), st.integers(0, 2 ** 32 - 1), st.integers(1, 160),
-        st.lists(st.integers(0, 1200) | st.just(0), min_size=1))),
+        st.lists(st.integers(0, 1000) | st.just(0), min_size=1))),
     "framing": (check_framing, st.tuples(
         st.lists(mutated(MESSAGES) | st.just(b"\r\n\r\n"), max_size=4),
         st.lists(st.integers(1, 300), min_size=1, max_size=5))),
