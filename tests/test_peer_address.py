@@ -181,7 +181,8 @@ class OverTCP(PeerCase):
 class BeforeTheAck(PeerCase):
     def test_a_bye_names_the_transport_of_the_invite_whatever_the_contact_says(self):
         for nat in ("auto", "off"):
-            for connection, transport, other in ((None, "UDP", "tcp"), (Connection(), "TCP", "udp")):
+            for connection, transport, other in (
+                    (None, "UDP", "tcp"), (Connection(), "TCP", "udp")):
                 self.make(NAT=nat)
                 self.server.admission.verify(OUTSIDE)
                 self.send("INVITE", 1, OUTSIDE, connection, body=OFFER,
