@@ -47,8 +47,9 @@ MAX_BODY_HEADERS = 20  # lines and values of one of them
 MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
 BLANK_LINE = re.compile(rb"\n\r?\n")
 # A line that another parser may take for a Content-Length, or for two lines. Over TCP it could hide
-# where a message ends, so such a request is rejected although it is no header.
-FRAMING = re.compile(r"content\W*length|^\W*l\W*(?::|$)|[\r\0]", re.IGNORECASE)
+# where a message ends, so such a request is rejected although it is no header. So are the lines and
+# folds that are left where there are too many to read: the server does not know what they hold.
+FRAMING = re.compile(r"content\W*length|^\W*l\W*(?::|$)|[\r\n\0]|^[ \t]", re.IGNORECASE)
 FOLD = re.compile(r"\n[ \t]+")
 # Bodies that trunks send beside SDP or instead of it, and that a call does not need
 IGNORABLE = frozenset(("application/gtd", "application/isup", "application/qsig", "text/plain",
@@ -279,7 +280,7 @@ def parse_fields(text, limit=MAX_VALUES):
         if not colon or not TOKEN.fullmatch(name):
             if FRAMING.search(line):
                 defect = defect or "Malformed header line"
-        elif here > values or marked > marks or "\n" in line:
+        elif here > values or marked > marks or "\n" in line or line[0] in " \t":
             defect = defect or f"Too many values, at {name:.40}"
         else:
             values, marks = values - here, marks - marked

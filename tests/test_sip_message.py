@@ -239,6 +239,16 @@ class Bounds(unittest.TestCase):
         self.assertEqual(self.refusal("X: y" + "\r\n y" * (MAX_VALUES + 1)),
                          (400, "Malformed header line"))
 
+    def test_lines_that_are_no_headers_hide_nothing_behind_them(self):
+        junk = ["no colon"] * (MAX_VALUES + 1)
+        for hidden in ("Require: x", "l: 5", "Via: SIP/2.0/UDP h", "no colon"):
+            with self.subTest(hidden):
+                self.assertEqual(self.refusal(*junk, hidden), (400, "Malformed header line"))
+        folds = "X: y" + "\r\n y" * MAX_VALUES
+        for hidden in ("\r\n l: 5", "\r\n Require: x", "\r\n y"):
+            with self.subTest(hidden):
+                self.assertEqual(self.refusal(folds + hidden, "X-Last: z")[0], 400)
+
     def test_a_request_uri_too_long_is_414(self):
         for size, status in ((MAX_URI, 0), (MAX_URI + 1, 414)):
             message = SIPMessage(INVITE.replace(
