@@ -45,7 +45,7 @@ MAX_URI = 1024  # characters of the Request-URI
 MAX_BODIES = 8  # parts of a multipart body; trunks send four
 MAX_BODY_HEADERS = 20  # lines and values of one of them
 MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
-BLANK_LINE = re.compile(rb"\n\r?\n")
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")  # as in siprtp.sip.tcp, which cuts the stream there
 # A line that another parser may take for a Content-Length, or for two lines. Over TCP it could hide
 # where a message ends, so such a request is rejected although it is no header. So are the lines and
 # folds that are left where there are too many to read: the server does not know what they hold.

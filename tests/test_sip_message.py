@@ -133,6 +133,13 @@ class Defects(unittest.TestCase):
                 message.check()
                 self.assertEqual(message.header("X-Next"), "read")
 
+    def test_such_a_line_may_be_the_last(self):
+        for line in (b"no colon", b"X Y: 1", b": no name", b"N\xc3\xa4me: x"):
+            for end in (b"\r\n\r\n", b"\n\n", b"\r\n\n", b"\n\r\n"):
+                with self.subTest(line + end):
+                    SIPMessage(INVITE + line + end).check()
+            self.assert_refused(400, "header line", INVITE + line + b"\r\r\n\r\n")
+
     def test_a_bye_may_have_a_malformed_contact(self):
         bye = INVITE.replace(b"INVITE", b"BYE") + b"Contact: <sip:x\r\nRecord-Route: <\r\n\r\n"
         SIPMessage(bye).check()
