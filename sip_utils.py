@@ -267,9 +267,11 @@ def _addresses(values):
 def get_caller_number(message) -> str:
     """Return the caller's user part: of P-Asserted-Identity, or else of From, or else "".
 
-    If that is empty or "anonymous", Remote-Party-ID may have the number.
+    If that is empty or "anonymous", Remote-Party-ID may have the number. The From of a response is
+    our own.
     """
-    told = _first_user(_first(message, "P-Asserted-Identity") + _first(message, "From"))
+    sender = [] if message.is_response() else _first(message, "From")
+    told = _first_user(_first(message, "P-Asserted-Identity") + sender)
     if told.lower() in ("", "anonymous"):
         return _first_user(_calling_parties(message)) or told
     return told

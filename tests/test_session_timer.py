@@ -327,6 +327,17 @@ class ByReInvite(Timed):
         self.assertEqual([m.method() for m in self.answer(invite, OFFER)], ["ACK"])
         self.assertEqual((self.call.state, self.call.media.flow.formats), ("confirmed", {}))
 
+    def test_the_2xx_of_a_gateway_that_names_itself_names_no_other_party(self):
+        # the From of a response to our request is our own; IOS answers with party=called
+        self.answer(self.refresh(), OFFER,
+                    'Remote-Party-ID: "Alice" <sip:4711@192.0.2.10>;party=called;screen=yes')
+        self.assertEqual(self.call.connected, "4711")
+
+    def test_the_2xx_may_name_another_party(self):
+        with self.assertLogs("siprtp.sip.dialog", "INFO") as logged:
+            self.answer(self.refresh(), OFFER, "P-Asserted-Identity: <sip:4712@192.0.2.10>")
+        self.assertIn("now connected to '4712'", logged.output[0])
+
     def test_on_hold_it_repeats_the_hold(self):
         self.say("INVITE", ["Supported: timer", "Session-Expires: 600;refresher=uas"],
                  self.ok.to_tag, body=offer("sendonly"))
