@@ -147,8 +147,8 @@ class Ours(Timed):
 
     def refresh(self):
         self.assertEqual(self.trunk.advance(299), [])
-        self.trunk.advance(1)
-        return self.trunk.last()
+        (_, request), *_ = self.trunk.advance(1)
+        return request
 
     def test_we_refresh_by_update_without_sdp_at_half_time(self):
         for _ in range(3):
@@ -197,6 +197,13 @@ class Ours(Timed):
         call = next(iter(self.trunk.server.calls))
         self.assertEqual(call.target, "sip:new@192.0.2.99:5070")
 
+    def test_a_malformed_contact_in_the_2xx_does_not_end_the_timer(self):
+        target = next(iter(self.trunk.server.calls)).target
+        for contact in ('"Bob <sip:new@192.0.2.99>', "<sip:new@192.0.2.99"):
+            self.respond(self.refresh(), 200, f"Contact: {contact}",
+                         "Session-Expires: 600;refresher=uac")
+        self.assertEqual(self.refresh().uri, target)
+
     def test_another_refusal_does_not_end_the_call_and_the_next_refresh_is_on_time(self):
         for _ in range(5):  # RFC 4028 10 names 408 and 481
             self.assertEqual(self.respond(self.refresh(), 403), [])
@@ -213,8 +220,8 @@ class ByReInvite(Timed):
 
     def refresh(self):
         self.assertEqual(self.trunk.advance(299), [])
-        self.trunk.advance(1)
-        return self.trunk.last()
+        (_, request), *_ = self.trunk.advance(1)
+        return request
 
     def answer(self, request, body=OFFER, *lines):
         """Answer a re-INVITE with 200; return what the server sends then."""

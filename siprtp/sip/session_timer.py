@@ -142,6 +142,9 @@ class SessionTimer:
     def _on_refreshed(self, response):
         try:
             self._call.update_peer(response)
+        except ValueError as error:
+            log.debug("%s: the Contact of a 2xx is ignored: %s", self._call, error)
+        try:
             found = read_session_expires(response)
         except ValueError:
             found = None
