@@ -95,7 +95,7 @@ class OnTheWire(unittest.TestCase):
         for bind, contact, address in (
                 ("2001:db8::1", "sip:a@[2001:0DB8:0:0:0:0:0:10]:5064", ("2001:db8::10", 5064)),
                 ("192.0.2.1", "sip:a@[::ffff:192.0.2.10]:5064", ("192.0.2.10", 5064))):
-            trunk = Trunk(BIND_IP=bind)
+            trunk = Trunk(BIND_IP=bind, NAT="off")  # the source is IPv4 in both cases
             call = trunk.call(body=b"", contact=contact)
             call.on("hang up", why="test")
             self.assertEqual(trunk.server.sent[-1][1], address)

@@ -3,7 +3,7 @@
 import unittest
 
 from sip_response import TCPHop
-from tests.support import OFFER, PEER, Trunk, offer
+from tests.support import OFFER, PEER, Trunk, offer, wait_until
 
 OUTSIDE = ("198.51.100.20", 40312)  # the public side of the caller's NAT
 NEW_NETWORK = ("198.51.100.77", 41000)
@@ -139,6 +139,23 @@ class UnusableContact(PeerCase):
                 dialog.hang_up("test")
             self.assertEqual((self.server.sent, dialog.state), ([], "ended"))
             self.assertIn("BYE cannot be sent", logged.output[0])
+
+    def test_one_of_the_other_ip_version_is_not_sent_to(self):
+        dialog = self.call(PEER, via="SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK%d",
+                           contact="sip:4711@[2001:db8::5]")
+        self.assertEqual(self.bye_goes_to(dialog), (PEER, "sip:4711@[2001:db8::5]"))
+
+    def test_a_name_for_no_single_host_is_not_sent_to(self):
+        # a resolver takes 0 for 0.0.0.0, as many answer for names that they block
+        dialog = self.call(PEER, via="SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK%d",
+                           contact="sip:4711@0")
+        self.server.sent.clear()
+        dialog.hang_up("test")
+        wait_until(lambda: not self.server._posted.empty())
+        with self.assertLogs("siprtp.sip.next_hop", "WARNING") as logged:
+            self.server.run_due()
+        self.assertEqual((self.server.sent, dialog.state), ([], "ended"))
+        self.assertIn("BYE cannot be sent", logged.output[0])
 
     def test_an_unusable_route_is_not_sent_to_either(self):
         dialog = self.call(headers=["Record-Route: <sip:0.0.0.0;lr>"])

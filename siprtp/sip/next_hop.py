@@ -58,6 +58,8 @@ class Source(NamedTuple):
             host = plain_ip(hop_address(target)[0])
         except ValueError:
             return True  # nothing can be sent to the target
+        if host and (":" in host) != (":" in self.address[0]):
+            return True  # nor from an IPv4 socket to an IPv6 address
         unreachable = host != "" and is_global(self.address[0]) and not is_global(host)
         return self.preferred or unreachable
 
@@ -119,10 +121,10 @@ class RequestSender:
     def _start_lookup(self, request, host, port):
         """Look a name up, then send. Raises RuntimeError if no look-up can start."""
         def on_done(found):
-            if host in found:
+            if host in found and sendable(ipaddress.ip_address(found[host].partition("%")[0])):
                 self._send_to(request, (found[host], port))
                 return
-            log.warning("%s: %s cannot be sent, no address for %.99r", request.dialog,
+            log.warning("%s: %s cannot be sent, no usable address for %.99r", request.dialog,
                         request.method, host)
             request.on_final(None)
 
