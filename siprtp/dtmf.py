@@ -108,7 +108,7 @@ def _continues(packet, before):
         return ahead == 0 and grown >= 0 and before.marker + (gap < ENDS) + rising >= 2
     if before.end:  # lenient: some senders give each end a new timestamp or duration
         next_end = gap < ENDS and grown >= 0 and max(grown, ahead) <= FRAME * gap
-        return next_end or (grown == 0 and ahead < before.duration and gap <= MOST_ENDS)
+        return next_end or (grown == 0 and ahead <= before.duration and gap <= MOST_ENDS)
     # RFC 4733 2.5.1.3: the next segment begins where the last one reached
     if ahead <= 0xFFFF and before.duration > 0xFFFF - LOST:
         return True
@@ -116,7 +116,7 @@ def _continues(packet, before):
         return True
     # new timestamps within a press; the numbers leave no room for the ends of one and another
     most = (packet.duration if packet.end else grown) + FRAME * ENDS
-    return FRAME * gap < grown + FRAME * ENDS and ahead <= most
+    return FRAME * gap <= grown + FRAME * ENDS and ahead <= most
 
 
 class NotifyReader:

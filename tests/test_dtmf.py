@@ -73,6 +73,13 @@ CASES = {  # name: (keys, packets)
         5, 8, 3000, end_step=160)),
     "the ends have the times at which they are sent": ("5", press(5, 1, 1000)[:4] + [
         (5 + n, False, 1800 + 160 * n, event(5, 800, True)) for n in range(3)]),
+    "the same, but for the first end": ("5", press(5, 1, 1000)[:5] + [
+        (6 + n, False, 1800 + 160 * n, event(5, 800, True)) for n in range(2)]),
+    "the same, with one packet of 50 ms before the ends": ("5", [
+        (1 + n, n == 0, 1000 + 400 * n, event(5, 400, n > 0)) for n in range(4)]),
+    "the same, and two of the ends are lost": ("5", [
+        (1, True, 1000, event(5, 160)), (2, False, 1160, event(5, 320)),
+        (5, False, 1640, event(5, 320, True))]),
     "ends that grow": ("5", press(5, 1, 1000)[:5] + [
         (6, False, 1000, event(5, 960, True)), (7, False, 1000, event(5, 1120, True))]),
     "an end shorter than what came before it": ("5", press(5, 1, 1000)[:4] + [
