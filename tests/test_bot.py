@@ -548,7 +548,9 @@ class Speaking(BotCase):
         self.assertEqual(self.ticks, 5)
 
     def test_nothing_is_sent_before_a_codec_is_agreed(self):
-        self.session.flow.codec = "none"
+        self.make(answered=False)
+        self.session.flow = Flow(NOTHING)
+        self.call.answer()
         self.tick(3)
         self.assertEqual(self.sent, [])
 
@@ -721,6 +723,12 @@ class AudioOff(BotCase):
         self.session.flow = Flow(NOTHING)
         self.assertEqual(self.call.say(SPEECH * 10), 0.0)
         self.assertEqual(next(self.call.frames()), QUIET)
+        self.session.flow = flow()
+        self.assertEqual(self.call.say(SPEECH), 0.02)
+
+    def test_also_if_it_is_off_before_the_first_frame(self):
+        self.session.flow = Flow(NOTHING)
+        self.assertEqual(self.call.say(SPEECH * 10), 0.0)
         self.session.flow = flow()
         self.assertEqual(self.call.say(SPEECH), 0.02)
 

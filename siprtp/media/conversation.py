@@ -75,9 +75,7 @@ class Conversation:
             if self._encodes is None:
                 return True  # our offer waits for its answer
         elif flow.codec != self._encodes:  # while the audio is off, the old codec stays
-            self._encodes = flow.codec
-            self._set_encoder(codec.CODECS[flow.codec])
-            self._set_decoder(flow.codec)
+            self._use_codec(flow.codec)
         for name, ssrc, timestamp, payload in self.session.waiting(self._buffer):
             if name != self._decodes:
                 self._set_decoder(name)
@@ -114,6 +112,12 @@ class Conversation:
         for recorder in recorders:
             recorder.write(pcm, frame or bytes(self.size))
         return True
+
+    def _use_codec(self, name):
+        """Encode and decode the codec of this name from now on."""
+        self._encodes = name
+        self._set_encoder(codec.CODECS[name])
+        self._set_decoder(name)
 
     def _set_encoder(self, row):
         """Encode with this row of CODECS from now on."""
@@ -223,6 +227,9 @@ class Conversation:
     def begin(self, rate):
         """Set the rate of all PCM here, in Hz, whatever the codec. Called before the first tick."""
         self.rate, self.size = rate, rate // 50 * 2
+        name = self.session.flow.codec
+        if name != "none":  # by the first tick the caller may have switched the audio off
+            self._use_codec(name)
 
     def record(self, name, recorder):
         """Replace the Recorder of this name, by None to end it; return the old one or None."""
