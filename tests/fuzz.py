@@ -401,6 +401,7 @@ def check_lengths(lines):
         return
     for data in filter(None, cuts):
         request = SIPMessage(data, PEER, connection=object())
+        assert "Content-Length" not in request._defect, request._defect
         if attempt(SIPError, request.check) is None and not request._defect:
             assert request.body == re.split(rb"\r?\n\r?\n", data, maxsplit=1)[1]
 

@@ -53,6 +53,17 @@ class Framed(unittest.TestCase):
         folded = ONE.replace(b": 4", b":\r\n  4")
         self.assertEqual(list(Framer().feed(folded + TWO)), [folded, TWO])
 
+    def test_where_a_message_ends_must_not_depend_on_the_reader(self):
+        # the next request would be what one reader takes for a body
+        for lines in (b"Content-Length: 4\r\nl: 0", b"Content-Length: 4\r\nContent-Length: x",
+                      b"Content-Length: 4, 0", b"Content-Length: 4\r\n 0", b"Content-Length: +4",
+                      b"Content-Length: 4;a", b"Content-Length:"):
+            with self.subTest(lines), self.assertRaises(FramingError) as caught:
+                list(Framer().feed(ONE.replace(b"Content-Length: 4", lines)))
+            self.assertTrue(caught.exception.head.startswith(b"OPTIONS"))  # for a 400
+        twice = ONE.replace(b"Content-Length: 4", b"Content-Length: 4\r\nl:4")
+        self.assertEqual(list(Framer().feed(twice + TWO)), [twice, TWO])
+
     def test_a_message_or_a_head_without_end_is_refused(self):
         with self.assertRaises(FramingError):
             list(Framer().feed(ONE.replace(b": 4", b": 65536")))

@@ -23,9 +23,9 @@ UNSENT = 1 << 18  # bytes on their way to a distant peer: what 200 calls at once
 CONNECT_SECONDS = 5  # for the connections that we open
 FLOOD_SECONDS = 1  # pause between two reads of a connection that exceeds the rate limit
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-CONTENT_LENGTH = re.compile(
-    rb"^(?:content-length|l)[ \t]*:[ \t]*(?:\r?\n[ \t]+)?([0-9]{1,9})[ \t]*\r?$",
-    re.IGNORECASE | re.MULTILINE)
+CONTENT_LENGTH = re.compile(  # with its value, which may stand on lines of its own
+    rb"^(?:content-length|l)[ \t]*:((?:[^\n]|\n[ \t])*)$", re.IGNORECASE | re.MULTILINE)
+LENGTH = re.compile(rb"[0-9]{1,9}")
 
 
 class FramingError(ValueError):
@@ -82,10 +82,13 @@ class Framer:
                 raise FramingError("headers without end")
             return False
         head = bytes(self._buffer[:match.end()])
-        length = CONTENT_LENGTH.search(head)
-        if length is None:
+        lengths = {value.strip() for value in CONTENT_LENGTH.findall(head)}
+        if not lengths:
             raise FramingError("no Content-Length", head)
-        self._end = match.end() + int(length.group(1))
+        length = lengths.pop()
+        if lengths or not LENGTH.fullmatch(length):  # nobody knows where the message ends
+            raise FramingError("conflicting or malformed Content-Length", head)
+        self._end = match.end() + int(length)
         if self._end > MAX_MESSAGE:
             raise FramingError("message too large", head)
         return True
