@@ -255,6 +255,21 @@ class Moved(PeerCase):
         self.move("ACK", 1)
         self.assertEqual(self.bye_goes_to(dialog)[0], OUTSIDE)
 
+    def test_a_late_ack_from_the_old_network_does_not_move_the_caller_back(self):
+        dialog = self.call(contact="sip:4711@192.168.1.5")
+        self.send("INVITE", 2, via=self.via(), body=PRIVATE, **self.parts)
+        self.move("OPTIONS", 3)
+        self.send("ACK", 2, via=self.via(), **self.parts)
+        self.assertEqual(dialog.media.peer_ip, NEW_NETWORK[0])
+        self.assertEqual(self.bye_goes_to(dialog)[0], NEW_NETWORK)
+
+    def test_the_first_ack_moves_it_also_after_other_requests(self):
+        via = "SIP/2.0/UDP 192.168.1.5:5060;branch=z9hG4bK%d;rport"
+        ok = self.send("INVITE", via=via % 1, body=PRIVATE)
+        self.send("OPTIONS", 2, via=via % 2, to_tag=ok.to_tag)
+        self.send("ACK", 1, NEW_NETWORK, via=via % 3, to_tag=ok.to_tag)
+        self.assertEqual(self.bye_goes_to(list(self.server.calls)[-1])[0], NEW_NETWORK)
+
     def test_the_new_address_is_not_verified_by_it(self):
         # the source may be forged by the caller itself: nothing that it repeats was sent there
         self.call(contact="sip:4711@192.168.1.5")

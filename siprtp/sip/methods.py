@@ -70,8 +70,9 @@ def on_ack(context, request):
     if not unacked:
         log.debug("ACK dropped: no 2xx waits for it; Call-ID %a", call_id(request))
         return
+    if not dialog.acked or request.cseq[0] >= dialog.remote_cseq:  # no later request was faster
+        context.calls.follow_peer(dialog, request)
     context.calls.verify_caller(dialog, request)
-    context.calls.follow_peer(dialog, request)
     dialog.on("ack")
     if unacked.offered and not dialog.over:
         context.calls.take_answer(dialog, request)
