@@ -474,7 +474,7 @@ def check_server(example):
         ended = False
         for data, number, by_tcp in example:
             data = data.replace(b"NNN", b"%d" % number)
-            connection = SimpleNamespace(address=PEER) if by_tcp else None
+            connection = SimpleNamespace(address=PEER, open=True) if by_tcp else None
             trunk.server.guard(trunk.server.receive, data, PEER, connection)
             trunk.server.run_due()
             ended = ended or ends(SIPMessage(data, PEER, connection), call)
