@@ -66,7 +66,7 @@ class SIPServer:
                                                config.sip_digest)
         self.transactions = ServerTransactions(self.reply, self.after)
         self.client_transactions = ClientTransactions(self.send, self.after)
-        lookups = Lookups(self.call_soon, family_of(config.bind_ip))
+        lookups = Lookups(self.call_soon, family_of(config.bind_ip), self.log_throttle.begin)
         self.request_sender = RequestSender(self.client_transactions, self.admission, self.reply,
                                             lookups)
         self.tcp = TCPTransport(self.call_soon, self.receive, self.admission)

@@ -13,7 +13,7 @@ from siprtp.config import Config
 from siprtp.logs import PEER_LINES, UNVERIFIED_LINES, Counts
 from siprtp.sip.admission import MAX_PEERS, Admission, warn_of_open_access
 from siprtp.sip.uas import MAX_TRANSACTIONS
-from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses
+from tests.support import OFFER, PEER, Clock, Trunk, offer, statuses, wait_until
 
 MUTE = logging.NullHandler()  # what is expected of the log is asserted, not shown
 UNVERIFIED = ("192.0.2.66", 5060)
@@ -450,6 +450,15 @@ class Log(unittest.TestCase):
         self.peer.advance(60)
         self.peer.send(self.peer.request("REGISTER"), UNVERIFIED)
         self.assertIn("192.0.2.66:5060 rejected: 405", self.lines[-1])
+
+    def test_a_name_that_is_not_found_is_a_line_of_its_peer(self):
+        self.peer.server.sock, lookups = mock.Mock(), self.peer.server.uas._lookups
+        with mock.patch("socket.getaddrinfo", side_effect=OSError):
+            for number in range(PEER_LINES + 20):
+                self.peer.send(self.peer.request("INVITE", body=offer(ip="x.invalid"),
+                                                 call_id=f"{number}"), UNVERIFIED)
+                wait_until(lambda: self.peer.advance(0) or not lookups._running)
+        self.assertEqual(len(self.lines), PEER_LINES + 1)
 
     def test_a_line_is_short_whatever_the_message_says(self):
         long = b"\x1b" * 9000

@@ -16,10 +16,13 @@ MAX_LOOKUPS, MAX_OF_ONE = 100, 10  # look-ups at once: in total, for the calls o
 
 
 class Lookups:
-    """call_soon(function, *args): calls it in the SIP thread. family: AF_INET or AF_INET6."""
+    """call_soon(function, *args): calls it in the SIP thread. family: AF_INET or AF_INET6.
 
-    def __init__(self, call_soon, family):
-        self._call_soon, self._family = call_soon, family
+    on_source(ip): told whose look-up is done, before anything is logged about it.
+    """
+
+    def __init__(self, call_soon, family, on_source=lambda ip: None):
+        self._call_soon, self._family, self._on_source = call_soon, family, on_source
         self._running = collections.Counter()  # network of a source: look-ups
 
     def start(self, source_ip, hosts, on_done):
@@ -32,11 +35,11 @@ class Lookups:
         if running >= MAX_LOOKUPS or self._running[key] >= MAX_OF_ONE:
             raise RuntimeError(f"{running} look-ups are running, {self._running[key]} of them for "
                                "this source")
-        threading.Thread(target=self._look_up, args=(key, hosts, on_done), daemon=True,
+        threading.Thread(target=self._look_up, args=(source_ip, hosts, on_done), daemon=True,
                          name="look-up").start()
         self._running[key] += 1
 
-    def _look_up(self, key, hosts, on_done):
+    def _look_up(self, source_ip, hosts, on_done):
         found = {}
         for host in hosts:
             try:
@@ -44,9 +47,10 @@ class Lookups:
                                                  socket.SOCK_DGRAM)[0][4][0]
             except (OSError, UnicodeError) as error:
                 log.debug("no address for %.99r: %s", host, error)
-        self._call_soon(self._finish, key, found, on_done)
+        self._call_soon(self._finish, source_ip, found, on_done)
 
-    def _finish(self, key, found, on_done):
-        self._running[key] -= 1
+    def _finish(self, source_ip, found, on_done):
+        self._running[network(source_ip)] -= 1
         self._running += collections.Counter()  # drops those that are 0
+        self._on_source(source_ip)
         on_done(found)
