@@ -318,7 +318,8 @@ class Lenient(unittest.TestCase):
         self.assertEqual(with_addresses(body, {"a.example": "192.0.2.7"}),
                          body.replace(b"a.example", b"192.0.2.7"))
         for line in (b"xc=IN IP4 a.example", b"c=IN IP4 a.example/127", b"c=IN IP4 \xff",
-                     b"c=IN IP4 " + b"a" * 300, b"c=IN IP4 ::1", b"c=IN ATM a.example"):
+                     b"c=IN IP4 " + b"a" * 300, b"c=IN IP4 ::1", b"c=IN ATM a.example",
+                     b"c=IN IP4 010.0.0.1", b"c=IN IP4 10.1", b"c=IN IP4 0x7F000001"):
             self.assertEqual(host_names(line), [])
 
 

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Tuple, Union
 
 from siprtp.agreement import NOTHING, Agreement
 from siprtp.formats import DEFAULT, EVENT, FORMATS
-from siprtp.sockets import plain_ip
 
 DIRECTIONS = {  # attribute: (it sends, it receives)
     "sendrecv": (True, True), "sendonly": (True, False),
@@ -21,6 +20,8 @@ UNSAFE = re.compile(r"[^\w/.+ -]", re.ASCII)  # characters that an error text do
 PORT = re.compile("[0-9]{1,5}")
 PAYLOAD_TYPE = re.compile("[0-9]|[1-9][0-9]|1[01][0-9]|12[0-7]")  # 7 bits, RFC 3550 5.1
 NAMED = re.compile(rb"^(c=IN[ \t]+IP[46][ \t]+)([A-Za-z0-9.\-]{1,253})(?=[ \t\r]*$)", re.MULTILINE)
+# What resolvers take for an IPv4 address, in octal, hexadecimal or with parts left out
+NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 STATIC = {str(codec.payload_type): codec for codec in FORMATS}
 
 
@@ -154,7 +155,7 @@ def parse(body: Union[str, bytes]) -> Tuple[str, List[MediaLine]]:
 def host_names(body: bytes) -> List[str]:
     """Return the host names in the c= lines of a body, each once."""
     names = [match.group(2).decode() for match in NAMED.finditer(body)]
-    return [name for name in dict.fromkeys(names) if not plain_ip(name)]
+    return [name for name in dict.fromkeys(names) if not NUMERIC.fullmatch(name)]
 
 
 def with_addresses(body: bytes, found: Dict[str, str]) -> bytes:
