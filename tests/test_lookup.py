@@ -95,6 +95,24 @@ class Named(unittest.TestCase):
         self.assertEqual(self.server.media_made[0].flow.remote, ("192.0.2.30", 4000))
         self.assertEqual(self.trunk.advance(40), [])
 
+    def test_an_ack_that_comes_again_meanwhile_starts_nothing(self):
+        ok = self.trunk.say("INVITE")[-1]
+        for _ in range(3):
+            self.trunk.say("ACK", to_tag=ok.to_tag, body=NAMED)
+        self.assertEqual(len(self.lookups.started), 1)
+        self.lookups.full = True
+        self.trunk.say("ACK", to_tag=ok.to_tag, body=NAMED)
+        self.answer(media_example_net="192.0.2.30")
+        self.assertEqual(list(self.server.calls)[0].state, "confirmed")
+        self.assertEqual(self.server.uas._looked_up, {})
+
+    def test_a_cancel_does_not_end_the_wait_of_an_update(self):
+        call = self.trunk.call()
+        self.trunk.say("UPDATE", 2, body=NAMED, to_tag=call.local_tag, branch="z9hG4bKu")
+        answers = self.trunk.say("CANCEL", 2, to_tag=call.local_tag, branch="z9hG4bKu")
+        self.assertEqual(statuses(answers), [200])
+        self.assertEqual(statuses(self.answer(media_example_net="192.0.2.30")), [200])
+
     def test_a_request_of_no_call_looks_nothing_up(self):
         for method in ("INVITE", "UPDATE", "ACK"):
             self.trunk.say(method, body=NAMED, to_tag="nobody")

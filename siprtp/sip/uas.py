@@ -8,6 +8,7 @@ from siprtp.logs import call_id
 from siprtp.sip import sdp
 from siprtp.sip.answers import ALLOW
 from siprtp.sip.methods import METHODS
+from siprtp.sip.transaction import merge_key
 from siprtp.sockets import host_port
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ class UAS:
         self.transactions, self.calls = transactions, None
         self._admission, self._reply, self._after = admission, reply, after
         self._lookups, self._authenticator = lookups, authenticator
-        self._looked_up = {}  # transaction of an INVITE: the INVITE, while its names are looked up
+        # transaction, or what a request without one shares with its repeats: the request, while
+        # its names are looked up
+        self._looked_up = {}
         self.stopping = False  # True: no new calls
 
     def receive(self, request):
@@ -112,9 +115,12 @@ class UAS:
         names = sdp.host_names(request.body)
         if not 0 < len(names) <= MAX_NAMES or (request.to_tag and not self.calls.find(request)):
             return False
+        key = request.transaction or merge_key(request)
+        if key in self._looked_up:
+            return True  # an ACK comes again with each repeat of our 200
 
         def on_done(found):
-            self._looked_up.pop(request.transaction, None)
+            self._looked_up.pop(key, None)
             if request.transaction is None or request.transaction.open:  # else it was cancelled
                 request.body = sdp.with_addresses(request.body, found)
                 self._attempt(self._dispatch, request, True)
@@ -125,13 +131,12 @@ class UAS:
             log.warning("a name in the description of the media is not looked up: %s; Call-ID %a",
                         error, call_id(request))
             return False
-        if request.method() == "INVITE":
-            self._looked_up[request.transaction] = request
+        self._looked_up[key] = request
         return True
 
     def stop_looking_up(self, transaction):
         """Return the INVITE of a transaction whose names are being looked up, or None."""
-        return self._looked_up.pop(transaction, None)
+        return self._looked_up.pop(transaction, None) if transaction.invite else None
 
     def respond(self, request, code, reason="", headers=(), body=b"", to_tag=""):
         """Answer a request; return the SIPResponse."""
