@@ -36,10 +36,20 @@ from siprtp.media.jitter import JitterBuffer
 from siprtp.media.recorder import Recorder
 from siprtp.media.session import RTPSession
 from siprtp.media.thread import RTPThread
-from siprtp.sip import lookup, next_hop
+from siprtp.sip import lookup, next_hop, uas
 from siprtp.sip.tcp import TCPTransport
 from siprtp.sip.transaction import resend_while
-from tests.support import OFFER, PEER, Clock, Server, Trunk, free_port, statuses, wait_until
+from tests.support import (
+    OFFER,
+    PEER,
+    Clock,
+    Server,
+    Trunk,
+    free_port,
+    offer,
+    statuses,
+    wait_until,
+)
 from tests.test_main import ROOT, Caller, Process
 from tests.test_main import SECONDS as PATIENCE
 from tests.test_recorder import Disk
@@ -418,6 +428,18 @@ class Threads(Leaks):
                 thread.join(10)
         trunk.server.run_due()
         self.assert_nothing_left(trunk)
+
+    def test_names_of_forged_sources_leave_look_ups_for_known_peers(self):
+        started, body = [], offer(ip="name.invalid")
+        trunk = Trunk(SIP_RATE="0")
+        with mock.patch("threading.Thread.start", lambda thread: started.append(thread)), \
+                self.assertLogs(uas.log, "INFO"):
+            for number in range(lookup.MAX_LOOKUPS):
+                trunk.send(trunk.request("INVITE", body=body, call_id=f"{number}"),
+                           (f"192.0.2.{100 + number}", 5060))
+            self.assertEqual(len(started), lookup.MAX_UNVERIFIED)
+            trunk.say("INVITE", body=body)
+        self.assertEqual(len(started), lookup.MAX_UNVERIFIED + 1)
 
     def test_calls_that_can_not_be_handed_over_are_one_log_line(self):
         served, successor = RTPThread(), RTPThread()

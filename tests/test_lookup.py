@@ -13,7 +13,7 @@ class Lookups:
     def __init__(self):
         self.started, self.full = [], False
 
-    def start(self, source_ip, hosts, on_done):
+    def start(self, source_ip, hosts, on_done, known):
         if self.full:
             raise RuntimeError("10 look-ups are running")
         self.started.append((source_ip, hosts, on_done))
@@ -103,7 +103,7 @@ class Named(unittest.TestCase):
         self.lookups.full = True
         self.trunk.say("ACK", to_tag=ok.to_tag, body=NAMED)
         self.answer(media_example_net="192.0.2.30")
-        self.assertEqual(list(self.server.calls)[0].state, "confirmed")
+        self.assertEqual([call.state for call in self.server.calls], ["confirmed"])
         self.assertEqual(self.server.uas._looked_up, {})
 
     def test_a_cancel_does_not_end_the_wait_of_an_update(self):

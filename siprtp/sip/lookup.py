@@ -12,7 +12,8 @@ from siprtp.sockets import network
 
 log = logging.getLogger(__name__)
 
-MAX_LOOKUPS, MAX_OF_ONE = 100, 10  # look-ups at once: in total, for the calls of one source
+# Look-ups at once: in total, in total before an unverified peer gets another, of one source
+MAX_LOOKUPS, MAX_UNVERIFIED, MAX_OF_ONE = 100, 50, 10
 
 
 class Lookups:
@@ -25,14 +26,16 @@ class Lookups:
         self._call_soon, self._family, self._on_source = call_soon, family, on_source
         self._running = collections.Counter()  # network of a source: look-ups
 
-    def start(self, source_ip, hosts, on_done):
+    def start(self, source_ip, hosts, on_done, known=True):
         """Look names up; on_done({name: IP}) gets those that were found, in the SIP thread.
 
+        known: whether the source is no unverified peer, whose address may be forged.
         Raises RuntimeError if too many look-ups run, or no thread can start.
         """
         key = network(source_ip)
         running = sum(self._running.values())
-        if running >= MAX_LOOKUPS or self._running[key] >= MAX_OF_ONE:
+        most = MAX_LOOKUPS if known else MAX_UNVERIFIED
+        if running >= most or self._running[key] >= MAX_OF_ONE:
             raise RuntimeError(f"{running} look-ups are running, {self._running[key]} of them for "
                                "this source")
         threading.Thread(target=self._look_up, args=(source_ip, hosts, on_done), daemon=True,

@@ -126,7 +126,8 @@ class UAS:
                 self._attempt(self._dispatch, request, True)
 
         try:
-            self._lookups.start(request.source[0], names, on_done)
+            source_ip = request.source[0]
+            self._lookups.start(source_ip, names, on_done, self._admission.is_known(source_ip))
         except RuntimeError as error:
             log.warning("a name in the description of the media is not looked up: %s; Call-ID %a",
                         error, call_id(request))
