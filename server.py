@@ -170,7 +170,8 @@ class SIPServer:
         log.info("stopping, calls in progress: %d", len(self.calls))
         self.after(STOP_SECONDS, self._quit)
         # a rejection is resent until its ACK arrives: STOP_SECONDS leave time for that
-        self._await_acks = any(dialog.state == "proceeding" for dialog in self.calls)
+        self._await_acks = self.uas.reject_waiting() or any(
+            dialog.state == "proceeding" for dialog in self.calls)
         for dialog in self.calls:
             dialog.hang_up("the server stops", status=503)
         self.on_call_removed()

@@ -69,6 +69,15 @@ class Named(unittest.TestCase):
         self.server.drain()
         self.assertEqual(statuses(self.answer(media_example_net="192.0.2.30")), [503])
 
+    def test_a_server_that_stops_at_once_rejects_the_waiting_call(self):
+        self.trunk.say("INVITE", body=NAMED)
+        self.server.drain()
+        self.assertEqual(self.trunk.last().status, 503)
+        self.assertTrue(self.server.running)  # the rejection is sent until its ACK arrives
+        self.assertEqual(self.answer(media_example_net="192.0.2.30"), [])
+        self.trunk.advance(3)
+        self.assertFalse(self.server.running)
+
     def test_where_no_look_up_can_start_it_is_488(self):
         self.lookups.full = True
         with self.assertLogs("siprtp.sip.uas", "WARNING"):

@@ -19,6 +19,7 @@ DESCRIBED = ("INVITE", "ACK", "UPDATE")  # methods whose body may be a session d
 MAX_NAMES = 4  # host names in a description that are looked up
 TRYING_SECONDS = 0.2  # until a 100, if an INVITE has no other response (RFC 3261 17.2.1)
 MAX_TRANSACTIONS = 2000  # of unverified peers; beyond, they get answers without a transaction
+RETRY = ("Retry-After", "10")  # of a 503 while the server stops
 HINTS = {"REGISTER": "; phones need no account here, call without registering"}
 
 
@@ -103,7 +104,7 @@ class UAS:
             if unsupported:
                 raise SIPError(420, "", [("Unsupported", ", ".join(unsupported))])
             if self.stopping and method in ("INVITE", "OPTIONS") and not request.to_tag:
-                raise SIPError(503, "", [("Retry-After", "10")])
+                raise SIPError(503, "", [RETRY])
         if looked_up or method not in DESCRIBED or not self._look_up(request):
             function(self, request)
 
@@ -134,6 +135,14 @@ class UAS:
             return False
         self._looked_up[key] = request
         return True
+
+    def reject_waiting(self):
+        """Reject the new calls whose names are being looked up; return whether there were any."""
+        waiting = [request for request in self._looked_up.values()
+                   if request.method() == "INVITE" and not request.to_tag]
+        for request in waiting:
+            self.reject(request, SIPError(503, "", [RETRY]))
+        return bool(waiting)
 
     def stop_looking_up(self, transaction):
         """Return the INVITE of a transaction whose names are being looked up, or None."""
