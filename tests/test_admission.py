@@ -457,7 +457,7 @@ class Log(unittest.TestCase):
             for number in range(PEER_LINES + 20):
                 self.peer.send(self.peer.request("INVITE", body=offer(ip="x.invalid"),
                                                  call_id=f"{number}"), UNVERIFIED)
-                wait_until(lambda: self.peer.advance(0) or not lookups._running)
+                wait_until(lambda: self.peer.advance(0) or not lookups._waiting)
         self.assertEqual(len(self.lines), PEER_LINES + 1)
 
     def test_a_line_is_short_whatever_the_message_says(self):

@@ -417,7 +417,7 @@ class Threads(Leaks):
 
         with mock.patch("socket.getaddrinfo", look_up), self.assertLogs(next_hop.log, "WARNING"):
             for number in range(2 * lookup.MAX_OF_ONE):
-                call = trunk.call(contact="sip:x@name.invalid", call_id=f"{number}",
+                call = trunk.call(contact=f"sip:x@name{number}.invalid", call_id=f"{number}",
                                   from_tag=f"{number}")
                 call.on("hang up", why="test")
             threads = [one for one in threading.enumerate() if one.name.startswith("look-up")]
@@ -428,6 +428,19 @@ class Threads(Leaks):
                 thread.join(10)
         trunk.server.run_due()
         self.assert_nothing_left(trunk)
+
+    def test_many_calls_at_once_that_name_one_host_are_one_look_up(self):
+        trunk, threads, body = Trunk(), [], offer(ip="name.invalid")
+        trunk.server.sock = types.SimpleNamespace(family=socket.AF_INET)
+        with mock.patch("threading.Thread.start", lambda thread: threads.append(thread)):
+            for number in range(2 * lookup.MAX_OF_ONE):
+                trunk.say("INVITE", body=body, call_id=f"{number}")
+        self.assertEqual(len(threads), 1)
+        address = [(None, None, None, None, ("192.0.2.30", 0))]
+        with mock.patch("socket.getaddrinfo", return_value=address):
+            threads[0].run()
+        trunk.server.run_due()
+        self.assertEqual(len(trunk.server.calls), 2 * lookup.MAX_OF_ONE)
 
     def test_names_of_forged_sources_leave_look_ups_for_known_peers(self):
         started, body = [], offer(ip="name.invalid")

@@ -3,7 +3,6 @@
 All of it runs in the SIP thread, except for `_look_up`.
 """
 
-import collections
 import logging
 import socket
 import threading
@@ -24,7 +23,8 @@ class Lookups:
 
     def __init__(self, call_soon, family, on_source=lambda ip: None):
         self._call_soon, self._family, self._on_source = call_soon, family, on_source
-        self._running = collections.Counter()  # network of a source: look-ups
+        # (network of a source, names): [(IP, on_done)]; many calls at once may name one host
+        self._waiting = {}
 
     def start(self, source_ip, hosts, on_done, known=True):
         """Look names up; on_done({name: IP}) gets those that were found, in the SIP thread.
@@ -32,28 +32,31 @@ class Lookups:
         known: whether the source is no unverified peer, whose address may be forged.
         Raises RuntimeError if too many look-ups run, or no thread can start.
         """
-        key = network(source_ip)
-        running = sum(self._running.values())
-        most = MAX_LOOKUPS if known else MAX_UNVERIFIED
-        if running >= most or self._running[key] >= MAX_OF_ONE:
-            raise RuntimeError(f"{running} look-ups are running, {self._running[key]} of them for "
-                               "this source")
-        threading.Thread(target=self._look_up, args=(source_ip, hosts, on_done), daemon=True,
-                         name="look-up").start()
-        self._running[key] += 1
+        key = network(source_ip), tuple(hosts)
+        if key not in self._waiting:
+            running, most = len(self._waiting), MAX_LOOKUPS if known else MAX_UNVERIFIED
+            of_one = sum(source == key[0] for source, _ in self._waiting)
+            if running >= most or of_one >= MAX_OF_ONE:
+                raise RuntimeError(f"{running} look-ups are running, {of_one} of them for this "
+                                   "source")
+            threading.Thread(target=self._look_up, args=(key,), daemon=True,
+                             name="look-up").start()
+        self._waiting.setdefault(key, []).append((source_ip, on_done))
 
-    def _look_up(self, source_ip, hosts, on_done):
+    def _look_up(self, key):
         found = {}
-        for host in hosts:
+        for host in key[1]:
             try:
                 found[host] = socket.getaddrinfo(host, None, self._family,
                                                  socket.SOCK_DGRAM)[0][4][0]
             except (OSError, UnicodeError) as error:
                 log.debug("no address for %.99r: %s", host, error)
-        self._call_soon(self._finish, source_ip, found, on_done)
+        self._call_soon(self._finish, key, found)
 
-    def _finish(self, source_ip, found, on_done):
-        self._running[network(source_ip)] -= 1
-        self._running += collections.Counter()  # drops those that are 0
-        self._on_source(source_ip)
-        on_done(found)
+    def _finish(self, key, found):
+        for source_ip, on_done in self._waiting.pop(key):
+            self._on_source(source_ip)
+            try:
+                on_done(found)
+            except Exception:
+                log.exception("a request whose host names were looked up failed")
