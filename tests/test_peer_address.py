@@ -106,13 +106,19 @@ class BehindNat(PeerCase):
         where, _ = self.bye_goes_to(self.call(contact="sip:4711@192.168.1.5:5062"))
         self.assertEqual(where, ("192.168.1.5", 5062))
 
-    def test_the_log_tells_it_when_the_call_begins(self):
+    def test_the_log_says_where_requests_go_when_the_call_begins(self):
         with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.call(contact="sip:4711@192.168.1.5")
         self.assertIn("requests go to 198.51.100.20:40312, not to the Contact (NAT)",
                       logged.output[0])
 
-    def test_the_log_does_not_where_the_contact_is_the_source(self):
+    def test_the_log_names_the_source_if_a_bye_gets_no_answer(self):
+        dialog = self.call()
+        with self.assertLogs("siprtp.sip.dialog", "INFO") as logged:
+            dialog._on_bye_answer(None)
+        self.assertIn("our BYE to '198.51.100.20:40312' got no answer", logged.output[-1])
+
+    def test_the_log_does_not_if_the_contact_is_the_source(self):
         with self.assertLogs("siprtp.calls", "INFO") as logged:
             self.call(contact="sip:4711@198.51.100.20:40312")
         self.assertNotIn("Contact (NAT)", logged.output[0])

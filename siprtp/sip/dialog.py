@@ -226,8 +226,9 @@ class Dialog:
         # RFC 3261 15.1.1: whatever the answer, or none, the dialog is over
         log.debug("%s: BYE answered with %s", self, response and response.status)
         if response is None and self.acked:  # a peer that never ACKed is not expected to answer
+            hop = self.source_hop
             log.info("%s: our BYE to %.99a got no answer", self,
-                     self.routes[0] if self.routes else self.source_hop or self.target)
+                     host_port(*hop[:2]) if hop else (self.routes or [self.target])[0])
         self.on("bye done")
 
     def end(self):
