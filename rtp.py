@@ -90,7 +90,7 @@ def rtp_echo_server(server_ip: str, rtp_port: int, remote_sdp: Union[str, bytes]
     agreement = sdp.Negotiation(server_ip, rtp_port).answer(remote_sdp)[1]
     remote = agreement.remote or ("", 0)  # ("", 0) on hold: then nothing is echoed
     ssrc, sequence = secrets.randbits(32), secrets.randbits(16)
-    # what was echoed last: a repeated packet is echoed once, but a counter may start again
+    # identities of the packets echoed last: a repeat is not echoed, but a counter may start again
     recent: Deque[Tuple[int, int, int]] = deque(maxlen=100)
     echoes = agreement.sending and agreement.receiving
     with open_rtp_socket(server_ip, rtp_port) as sock:

@@ -46,9 +46,9 @@ MAX_BODIES = 8  # parts of a multipart body; trunks send four
 MAX_BODY_HEADERS = 20  # lines and values of one of them
 MAX_BOUNDARY = 70  # characters, RFC 2046 5.1.1
 BLANK_LINE = re.compile(rb"\r?\n\r?\n")  # as in siprtp.sip.tcp, which cuts the stream there
-# A line that another parser may take for a Content-Length, or for two lines. Over TCP it could hide
-# where a message ends, so such a request is rejected although it is no header. So are the lines and
-# folds that are left where there are too many to read: the server does not know what they hold.
+# A line that is no header, but that another parser may take for a Content-Length or for two lines.
+# Over TCP it could hide where a message ends, so the server rejects the request. It also rejects
+# lines and folds beyond the limits, because it has not read what they hold.
 FRAMING = re.compile(r"content\W*length|^\W*l\W*(?::|$)|[\r\n\0]|^[ \t]", re.IGNORECASE)
 FOLD = re.compile(r"\n[ \t]+")
 # Bodies that trunks send beside SDP or instead of it, and that a call does not need
@@ -205,7 +205,7 @@ class SIPMessage:
         try:
             first, *others = self.headers_all("Via")
             parse_via(first)
-            # RFC 3261 8.2.2: the others are only copied; but not what is no Via at all
+            # RFC 3261 8.2.2: the server only copies the others, but each must at least be a Via
             if not all(via.upper().startswith("SIP") for via in others):
                 raise ValueError("stray separators")
             for where in ("From", "To"):
@@ -235,9 +235,9 @@ class SIPMessage:
         return find_sdp(self._fields, self.body)
 
     def body_is_optional(self) -> bool:
-        """Return whether a body that is no session description may be passed over (RFC 3261 20.11).
+        """Return whether a body that is no session description may be ignored (RFC 3261 20.11).
 
-        Many phones ask every peer for a video key frame by an INFO, in XML.
+        Many phones send each peer an INFO with XML that asks for a video key frame.
         """
         try:
             return "Content-Type" in self.headers and self.sdp() is None
@@ -269,8 +269,8 @@ def split_head(data: bytes) -> Tuple[str, bytes]:
 def parse_fields(text, limit=MAX_VALUES):
     """Return ({long lower-case name: [values in order]}, the first defect or "").
 
-    Lines that are no headers are passed over: RFC 3261 8.2.2 says to ignore what one does not
-    need. Lines beyond the limit of values are left out.
+    Lines that are no headers are left out, because RFC 3261 8.2.2 says to ignore what is not
+    needed. So are lines beyond the limit of values.
     """
     fields, defect, values, marks = {}, "", limit, MAX_MARKS
     for line in text.split("\n", limit):

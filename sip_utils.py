@@ -30,7 +30,7 @@ SECRET = secrets.token_bytes(16)
 
 
 class PortError(ValueError):
-    """A port that nobody can send to, such as 0."""
+    """A port that cannot be used, such as 0."""
 
 
 class Address(NamedTuple):

@@ -3,9 +3,9 @@
 It starts the server, calls it, and prints the gaps between the packets of each call, by the
 kernel's receive timestamps, and how long the server takes to answer OPTIONS. --pinned keeps the
 server on the first core this process may use, and the callers on the last. --compute adds bots
-that compute in pure Python, and --garbage bots that leave cycles to the garbage collector, whose
-own calls are not measured. --loss and --jitter worsen what the callers send. Needs Linux; uses
-the loopback only; takes less than a minute.
+that compute in pure Python, --garbage adds bots that leave cycles to the garbage collector; the
+calls of these extra bots are not measured. --loss and --jitter worsen what the callers send. Needs
+Linux; uses the loopback only; takes less than a minute.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def play(call):
 
 
 def talk24(call):
-    """The same at 24000 Hz, as speech services send it, chunk by chunk."""
+    """Play as much audio at 24000 Hz, chunk by chunk, as speech services send it."""
     chunk = SECOND_24[:4800]  # 100 ms
     call.say((chunk for _ in range(10 * int(os.environ["TALK"]))), rate=24000)
 
@@ -170,9 +170,9 @@ def main():
     parser.add_argument("--bot", default="play", choices=["play", "talk24", "listen"])
     parser.add_argument("--talk24", dest="bot", action="store_const", const="talk24",
                         help="the same as --bot talk24: speech at 24 kHz")
-    parser.add_argument("--compute", type=int, default=0, help="bots more that compute")
-    parser.add_argument("--garbage", type=int, default=0, help="bots more that leave garbage")
-    parser.add_argument("--pinned", action="store_true", help="server and callers on a core each")
+    parser.add_argument("--compute", type=int, default=0, help="extra bots that compute")
+    parser.add_argument("--garbage", type=int, default=0, help="extra bots that leave garbage")
+    parser.add_argument("--pinned", action="store_true", help="one core each: server, callers")
     parser.add_argument("--unpinned", dest="pinned", action="store_false", help="the default")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the callers' packets")
     parser.add_argument("--jitter", type=float, default=0.0, help="ms, added by the callers")

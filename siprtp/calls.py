@@ -235,7 +235,7 @@ class Calls(CallTable):
     def follow_peer(self, dialog, request):
         """Let our requests and the media follow a peer whose authentic request shows where it is.
 
-        Its new address is not verified by that: nothing that the request repeats was sent there.
+        That does not verify its new address: nothing that the request repeats was sent there.
         """
         before, now = dialog.media.peer_ip, request.source[0]
         dialog.follow(request)

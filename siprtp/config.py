@@ -144,8 +144,8 @@ SETTINGS = (  # name, default, how its text is read, help text
     ("SIP_RATE", "2000", number(0, 999999),
      "messages per second from one verified peer, fewer from others; 0 for no limit"),
     ("NAT", "auto", one_of("auto", "off"),
-     "auto: requests to a caller behind NAT go where its own requests come from; off: to its "
-     "Contact"),
+     "auto: requests to a caller that may be behind NAT go where its own requests come from; "
+     "off: to its Contact"),
     ("RTP_PORT_START", "16384", number(1, 65535),
      "first UDP port for RTP; each call takes an even port, and the next one for RTCP"),
     ("RTP_PORT_END", "32767", number(1, 65535), "last UDP port for RTP"),

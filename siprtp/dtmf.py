@@ -11,11 +11,11 @@ END = 0x80
 FRAME = 160  # timestamp units: 20 ms at the RTP clock of 8000 Hz
 PRESS = 5  # frames of 20 ms that a key we send lasts
 ENDS = 3  # packets that end a press (RFC 4733 2.5.1.4)
-MOST_ENDS = 6  # sequence numbers from the first to the last of them, with audio in between
-RECENT = 32  # packets of key presses that are remembered: three presses of 200 ms
+MOST_ENDS = 6  # sequence numbers from the first end to the last, if audio is in between
+RECENT = 32  # packets of key presses to remember: three presses of 200 ms
 LATE = 160000  # timestamp units, 20 s: a timestamp further back belongs to a new clock
 LATE_PACKETS = 250  # 5 s: a sequence number further back belongs to a new counter
-LOST = 40000  # timestamp units, 5 s: as much of a long press may get lost
+LOST = 40000  # timestamp units, 5 s: the most of a long press that may get lost
 SAME = 5.0  # seconds in which two reports of a key may be one press: INFO follows its release
 SIGNAL = re.compile(rb"^[ \t]*signal[ \t]*=[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 KEY_ALONE = re.compile(rb"\A\s*(\S{1,2})\s*\Z")
@@ -27,7 +27,7 @@ INFO_TYPES = {  # content type of an INFO: where its body has the key, or the ke
     NORTEL_DIGITS: re.compile(rb"^d=(?:digits=)?([0-9A-D*#]{1,20})\r?$",
                               re.IGNORECASE | re.MULTILINE),
 }
-EVENT_CODES = [str(code) for code in range(10, len(KEYS))]  # in place of * # A B C D
+EVENT_CODES = [str(code) for code in range(10, len(KEYS))]  # some senders' * # A B C D
 
 
 class Packet(NamedTuple):
@@ -43,7 +43,7 @@ class Packet(NamedTuple):
 
 
 class EventReader:
-    """Reports each press of a key once, even if its packets repeat, get lost or change places.
+    """Reports each press of a key once, even if its packets repeat, get lost or are out of order.
 
     By RFC 4733 the packets of a press share a timestamp, and the first has the marker. Some
     gateways give all presses one timestamp, or each packet its own. The reader therefore keeps the
@@ -75,7 +75,7 @@ class EventReader:
         """Return the packets of the same source that were sent before and after one, or None.
 
         If the numbers contradict the timestamps, the sender's counter has wrapped or restarted:
-        older packets are forgotten.
+        this drops the older packets.
         """
         before, after = [], []
         for other in list(self._recent):
@@ -114,7 +114,8 @@ def _continues(packet, before):
         return True
     if (ahead == before.duration and gap <= ENDS) or (grown >= 0 and ahead <= before.duration):
         return True
-    # new timestamps within a press; the numbers leave no room for the ends of one and another
+    # lenient: new timestamps within a press. The sequence numbers must leave no room for the ends
+    # of one press and the start of another
     most = (packet.duration if packet.end else grown) + FRAME * ENDS
     return FRAME * gap <= grown + FRAME * ENDS and ahead <= most
 

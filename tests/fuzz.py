@@ -270,9 +270,9 @@ def received(style, presses, fates):
     fates = itertools.cycle(fates)
     for press, packets in enumerate(sent_presses(style, presses)):
         delays = [next(fates) for _ in packets]
-        # Ambiguous without its first packet: the same key again at the same timestamp, or so long
-        # that its durations do not start again, or in large steps, which hide a gap in the
-        # numbers. It may be the rest of the press before.
+        # Without its first packet, a press may be taken for the rest of the one before, if it is
+        # the same key: at the same timestamp, or so long that its durations do not start again, or
+        # in large steps, which hide a gap in the numbers. So its first packet always arrives.
         kind, _, unit = style[0]
         first = presses[press][0] == key_before and (kind in ("shared", "long") or unit > 160)
         if first or not any(delays):
@@ -392,7 +392,7 @@ def check_framing(example):
 
 
 def check_lengths(lines):
-    """Whatever its header lines: an accepted message ends where the stream was cut."""
+    """An accepted message ends where the stream was cut, whatever its header lines."""
     more = "".join(f"{line}\r\n" for line in lines).encode()
     stream = message("OPTIONS", body=b"0123456789" * 3).replace(b"Max-Forwards: 70\r\n", more)
     try:
@@ -524,8 +524,8 @@ def ends(message, call):
 DATAGRAMS = st.lists(st.tuples(mutated(RTP), st.sampled_from((PEER, ("192.0.2.99", 9)))))
 VALUES = sorted({line.partition(b":")[2].strip() for line in LINES})
 KEYS = (b"Signal=5\r\nDuration=160", b"#", b"11", b"\x05\x0a\x03\x20", b"\x05\x8a\x03\x20")
-# Ambiguous: new timestamps within a press, sent in steps other than 20 ms, with many packets lost;
-# presses that share a timestamp and have no markers.
+# Left out, because no reader could tell the presses apart: new timestamps within a press, in steps
+# other than 20 ms, with many packets lost; presses that share a timestamp and have no markers.
 STYLES = [(kind, marker, unit) for kind in ("normal", "each", "ends", "late ends", "long", "shared")
           for marker in (True, False) for unit in (80, 160, 400)
           if (unit == 160 or kind in ("normal", "long", "shared"))

@@ -55,7 +55,7 @@ class Conversation:
         self._events = collections.deque()  # (payload or None, timestamp units, marker)
         self._speaker = None  # the thread that is in play() or send_digits()
         self._send_silence, self._paused = silence, True
-        self._played_at = 0  # the tick at which the other side has played what was sent
+        self._played_at = 0  # the tick by which the other side has played what was sent
         self._ending = False  # the bot waits for that tick
         self._buffer = bytearray(2048)
         self._detector, self._loud = VoiceDetector(), 0  # bytes in a row
@@ -353,8 +353,8 @@ class Conversation:
     def listen(self, listener):
         """Let a Listener take frames until its wait is over or the call ends.
 
-        The RTP thread gives it the frames that come, so that the bot's thread need not wake for
-        each: with many bots that costs as much as sending their packets.
+        The RTP thread hands it the frames, so that the bot's thread need not wake for each: with
+        many bots, these wake-ups would cost as much as sending their packets.
         """
         while not listener.ready:
             with self.lock:

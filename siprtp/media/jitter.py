@@ -13,17 +13,17 @@ from typing import Deque, Optional, Tuple
 # buffer counts audio in bytes, 8 for each ms, and a position in the stream is a timestamp.
 FRAME = 160  # 20 ms
 MAX_AHEAD = 1600  # 200 ms: if a packet is further ahead, the oldest waiting audio is dropped
-MADE_UP = 1600  # 200 ms that may wait besides after a stall of our own, see thread.MAX_BEHIND
+MADE_UP = 1600  # 200 ms more may wait after a stall of our own, see thread.MAX_BEHIND
 JUMP = 8000  # 1 s: a packet further back than this means that the sender's clock was reset
 # Pops with old packets only, each newer than the last, after which the sender's clock was reset.
 STALE_POPS = 5
-# Early bytes in a row before the delay shrinks, 12 s: stalls of a network often come again within
-# seconds. And from then on before it shrinks further, 0.5 s: each skip may be heard.
+# Bytes that must arrive early in a row before the delay shrinks: 12 s, because a network that
+# stalled often stalls again within seconds; then 0.5 s before each further skip: it may be heard.
 CALM, PACE = 12 * 8000, 4000
-STALL = 640  # 80 ms: a network that delayed packets so much stood still
+STALL = 640  # 80 ms: if a packet is this late, the network stood still
 BURST = -1600  # early bytes not counted at first: after a stall, delayed packets arrive together
 HALF, MASK = 1 << 31, (1 << 32) - 1
-THERE = b"\xff"  # the mask of a byte that has arrived; of others it is 0
+THERE = b"\xff"  # the mask of a byte that has arrived; that of a missing byte is 0
 WHOLE = THERE * FRAME
 FADE = 4  # frames of 20 ms from the start of a gap to silence
 FULL = 1 << 16  # a gain of 1
@@ -34,10 +34,10 @@ class JitterBuffer:
 
     Each byte is placed by its timestamp, so packets may have any length, overlap, repeat or arrive
     out of order; of two bytes for one place, the first to arrive is played. The buffer adds no
-    delay on purpose, but for 20 ms after a stall of the network. A packet that arrives too late
+    delay on purpose, except 20 ms after a stall of the network. A packet that arrives too late
     moves the play time back to it, which delays all later audio, so a second stall is not heard.
-    If every packet has arrived early for 12 s, up to 20 ms are skipped, again and again until the
-    delay is needed. The buffer therefore also follows a sender whose clock runs slower or faster
+    If every packet has arrived early for 12 s, up to 20 ms are skipped every 0.5 s until the delay
+    is needed. The buffer therefore also follows a sender whose clock runs slower or faster
     than ours. For one thread.
     """
 
@@ -156,7 +156,7 @@ class JitterBuffer:
         self._mask.clear()
 
     def _drop(self, size):
-        """Play the next bytes at no time."""
+        """Skip the next bytes."""
         del self._audio[:size], self._mask[:size]
         self._next += size
 

@@ -19,9 +19,9 @@ except ImportError:
         return sum(map(mul, p, q))
 
 HALF = 15  # periods of the lower rate that the low-pass looks ahead and back: 1.9 ms at 8000 Hz
-# To a lower rate, the part of its band that the low-pass lets through. At 8000 Hz it is flat to
-# 3400 Hz, as far as a phone line reaches, and 40 dB down from 4300 Hz up, which would be heard as
-# other tones. To a higher rate it is 1: then many taps are 0 and cost nothing.
+# The part of a lower rate's band that the low-pass lets through. To 8000 Hz it is flat up to
+# 3400 Hz, as far as a phone line reaches, and 47 dB down from 4300 Hz up: those tones would alias
+# to audible ones. To a higher rate the part is 1: then many taps are 0 and cost nothing.
 CUTOFF = 0.96
 BETA = 5.8  # of its Kaiser window: 60 dB of attenuation from 4600 Hz up
 MAX_PHASES = 1000  # of a Resampler; the usual rates need 441 at most

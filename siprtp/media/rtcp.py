@@ -12,7 +12,7 @@ NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
 MAX_DROPOUT = 3000  # packets: a sequence number further ahead starts anew (RFC 3550 A.1)
 MAX_MISORDER = 100  # packets: a sequence number this far behind starts anew, too
 RECENT = (1 << MAX_MISORDER) - 1  # mask: a bit for each recent sequence number that arrived
-# Timestamp units, 16 s: longer than networks delay packets, and than keys are pressed. A packet
+# Timestamp units, 16 s: longer than a network delays a packet, or a caller presses a key. A packet
 # this much older than the newest, or newer than it, does not repeat one of the recent packets.
 MAX_AGE = 1 << 17
 

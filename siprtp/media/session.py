@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_KEYS_PER_SECOND = 25
 MANY_IGNORED = 50  # packets before a warning: RTP may arrive before the ACK that names its source
 COMFORT_NOISE = 13  # payload type (RFC 3389), which gateways send without an agreement
-MAX_EARLY = 1000  # packets from before the answer that are dropped; a socket holds about 300
+MAX_EARLY = 1000  # packets from before the answer to drop at most; a socket holds about 300
 MAX_PACKETS_PER_TICK = 250  # packets of a bot's call read in 20 ms; the rest waits for the next
 FRESH_SECONDS = 0.020  # a packet younger than this is the last one waiting, most likely
 

@@ -169,10 +169,10 @@ class UtteranceCutter:
 
 
 class Listener:
-    """Waits for the next utterance, one frame after the other.
+    """Takes frames one by one until an utterance is complete.
 
     cutter: an UtteranceCutter. limit: ticks of 20 ms without a voice that end the wait, None for
-    never. tick: the number of the last frame before.
+    never. tick: the number of the last frame before the wait.
     """
 
     def __init__(self, cutter: UtteranceCutter, limit: Optional[float], tick: int):

@@ -90,7 +90,7 @@ class Admission:
         return ip in self._verified or ip in self._named
 
     def is_verified(self, ip: str) -> bool:
-        """Return whether what is sent to an address needs no credit."""
+        """Return whether the server may send an address more than three times what it received."""
         return self.is_known(ip) or ip == self.own_ip
 
     def was_verified(self, ip: str) -> bool:

@@ -123,7 +123,7 @@ class Dialog:
     def follow(self, request):
         """Learn from an authentic request where the peer is; a caller may move to another network.
 
-        RFC 3261 12.2.1.1 names the remote target alone. A phone behind NAT is not reached there.
+        RFC 3261 12.2.1.1 names the remote target alone, which does not reach a phone behind NAT.
         """
         self.source, self.connection = Source.of(request), request.connection
 

@@ -11,13 +11,15 @@ from siprtp.sockets import network
 
 log = logging.getLogger(__name__)
 
-# Look-ups at once: in total, in total before an unverified peer gets another, of one source
+# Look-ups at once, each with a thread: in total; in total before an unverified peer gets another; of
+# one source
 MAX_LOOKUPS, MAX_UNVERIFIED, MAX_OF_ONE = 100, 50, 10
 
 
 class Lookups:
-    """call_soon(function, *args): calls it in the SIP thread. family: AF_INET or AF_INET6.
+    """Limits the look-ups that run at once, in total and for each source.
 
+    call_soon(function, *args): calls it in the SIP thread. family: AF_INET or AF_INET6.
     on_source(ip): told whose look-up is done, before anything is logged about it.
     """
 

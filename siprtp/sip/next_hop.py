@@ -1,4 +1,4 @@
-"""Send our own requests to their next hop, which this chooses (RFC 3261 8.1.2, 12.2.1.1).
+"""Choose the next hop of our own requests, and send them there (RFC 3261 8.1.2, 12.2.1.1).
 
 All of it runs in the SIP thread.
 """
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     """Where the peer is, as its last authentic request shows."""
 
     address: Tuple  # (ip, port) of our responses, or the TCPHop of its connection
-    preferred: bool  # to any target, also to one that can be reached
+    preferred: bool  # whether requests go here even if the target can be reached
 
     @classmethod
     def of(cls, request) -> "Source":
@@ -76,7 +76,7 @@ class RequestSender:
         self._reply, self._lookups = reply, lookups
 
     def send(self, dialog, method, branch, data, next_hop, on_final):
-        """Send a request of ours to its next hop, once that has been looked up if it is a name.
+        """Send a request of ours to its next hop; if that is a name, look it up first.
 
         Before the first ACK of the dialog the request goes to the source of the INVITE instead.
         """

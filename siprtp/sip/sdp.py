@@ -41,7 +41,7 @@ class MediaLine:
         if len(words) > 3 + MAX_FORMATS:
             raise SDPError("too many formats in an m= line")
         port = words[1].partition("/")[0] if len(words) > 2 else ""
-        # lenient: in a line that is off, some peers leave the formats out
+        # lenient: in a line with port 0, some peers leave the formats out
         if not PORT.fullmatch(port) or int(port) > 65535 or (len(words) == 3 and int(port)):
             raise SDPError("malformed m= line")
         self.kind, self.port, self.proto, self.formats = words[0], int(port), words[2], words[3:]
@@ -199,7 +199,7 @@ class Negotiation:
         return self._describe(formats, agreement.sending, agreement.receiving), agreement
 
     def _switch_off(self, time, media):
-        """Answer an offer that ends every stream: the call goes on without (RFC 3264 8.2)."""
+        """Answer an offer that ends every stream: the call goes on without audio (RFC 3264 8.2)."""
         ours = self._slots.index(None)
         if ours >= len(media) or media[ours].kind != "audio":
             raise SDPError("the audio line is missing", 399)
@@ -224,7 +224,7 @@ class Negotiation:
         """Take the answer to our offer; return the Agreement. Raises SDPError."""
         media, at = parse(answer)[1], self._slots.index(None)
         if at >= len(media) or not media[at].port or not self._formats:
-            return NOTHING  # also if a peer answers our port 0 by another
+            return NOTHING  # also if a peer answers our port 0 with a port
         self._usable(media[at])
         # RFC 3264 7: any format of the answer may arrive; the first is the one to send
         ours, line = self._formats, media[at]

@@ -111,7 +111,7 @@ class ServerTransactions:
             return False
         if request.method() == "ACK":
             absorbed = transaction.on_ack()
-            if absorbed:  # a proxy may try again with a branch of its own: that is no other path
+            if absorbed:  # a proxy may send the INVITE again with a new branch: no merged request
                 self._forget_merged(transaction)
             return absorbed
         transaction.on_repeat()
@@ -188,7 +188,7 @@ class ClientTransactions:
         """Send a request; on_final(response) is called once, with None after 64*T1 of silence.
 
         reliable: the transport retransmits by itself. An ACK has no response. The on_final of an
-        INVITE returns a function that sends the ACK, once for each final response that arrives.
+        INVITE returns a function that sends the ACK; each final response that arrives calls it.
         """
         if method == "ACK":
             self._send(data, address)

@@ -90,7 +90,7 @@ class UAS:
     def _dispatch(self, request, looked_up=False):
         """Check a request in the order of RFC 3261 8.2, then call the function of its method.
 
-        looked_up: the host names in its description have been, as far as they were found.
+        looked_up: the look-up of the host names in its description is over.
         """
         method = request.method()
         function = METHODS.get(method)
@@ -109,9 +109,10 @@ class UAS:
             function(self, request)
 
     def _look_up(self, request):
-        """Dispatch a request again once the names in its description are looked up.
+        """Look up the names in a description, and then dispatch the request again.
 
-        Return False if there are none, or they can't be; a name without address is rejected later.
+        Return False if there are none, or no look-up can start. A name without an address gets 488
+        later.
         """
         names = sdp.host_names(request.body)
         if not 0 < len(names) <= MAX_NAMES or (request.to_tag and not self.calls.find(request)):

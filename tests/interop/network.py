@@ -14,8 +14,8 @@ SERVER, PHONE = "203.0.113.10", "192.168.77.2"
 ROUTERS = {"wifi": ("192.168.77.253", "203.0.113.11"),
            "lte": ("192.168.77.254", "203.0.113.20")}  # their private and public addresses
 NETS = "203.0.113.0/24"  # where the server sees its peers
-# The ports that a router sends from differ from those in Contact and SDP, and it lets packets in
-# only from where the phone has sent some.
+# A router sends from other ports than those in Contact and SDP, and lets packets in only from
+# addresses to which the phone has sent some.
 NAT = """
 table ip nat {
   chain leaving {
@@ -38,10 +38,10 @@ neigh add 203.0.113.254 lladdr 02:00:00:00:00:01 dev bridge nud permanent
 
 
 class Namespace:
-    """A network namespace. It lasts until `close`, or until the test's process ends anyhow."""
+    """A network namespace. It lasts until `close`, or else until the test's process ends."""
 
     def __init__(self):
-        # cat ends once the pipe closes, so also if the test's process is killed
+        # cat ends when the pipe closes, also if the test's process is killed
         self._keeper = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo made; exec cat"],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
