@@ -805,7 +805,7 @@ class Ending(BotCase):
                 bot.log.info("so that there is a line")
                 self.assertEqual(self.silence_before(ending), 10)
 
-    def test_also_after_keys_and_without_packets_of_silence_otherwise(self):
+    def test_a_hang_up_waits_after_keys_and_with_silence_off_too(self):
         self.make(SILENCE="off")
         self.call.send_digits("1")
         self.assertGreaterEqual(self.silence_before(self.call.hangup), 7)

@@ -48,7 +48,7 @@ class Named(unittest.TestCase):
         self.assertEqual(statuses(self.trunk.send(invite)), [100])
         self.assertEqual(len(self.lookups.started), 1)
 
-    def test_a_name_that_is_not_found_is_488_with_its_warning(self):
+    def test_a_name_that_is_not_found_gets_488_with_a_warning(self):
         self.trunk.say("INVITE", body=NAMED)
         refused, = self.answer()
         self.assertEqual(refused.status, 488)
@@ -78,7 +78,7 @@ class Named(unittest.TestCase):
         self.trunk.advance(3)
         self.assertFalse(self.server.running)
 
-    def test_where_no_look_up_can_start_it_is_488(self):
+    def test_an_invite_gets_488_if_no_look_up_can_start(self):
         self.lookups.full = True
         with self.assertLogs("siprtp.sip.uas", "WARNING"):
             self.assertEqual(statuses(self.trunk.say("INVITE", body=NAMED)), [488])
@@ -122,7 +122,7 @@ class Named(unittest.TestCase):
         self.assertEqual(statuses(answers), [200])
         self.assertEqual(statuses(self.answer(media_example_net="192.0.2.30")), [200])
 
-    def test_a_request_of_no_call_looks_nothing_up(self):
+    def test_a_request_outside_a_call_starts_no_look_up(self):
         for method in ("INVITE", "UPDATE", "ACK"):
             self.trunk.say(method, body=NAMED, to_tag="nobody")
         self.assertEqual(self.lookups.started, [])
@@ -133,7 +133,7 @@ class Named(unittest.TestCase):
         self.trunk.say("INVITE", body=body, headers=["Content-Type: multipart/mixed;boundary=b"])
         self.assertEqual(statuses(self.answer(media_example_net="192.0.2.30")), [200])
 
-    def test_an_address_is_looked_up_by_nobody(self):
+    def test_an_ip_address_is_not_looked_up(self):
         self.assertEqual(statuses(self.trunk.say("INVITE", body=OFFER)), [200])
 
 

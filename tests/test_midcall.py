@@ -209,7 +209,7 @@ class Others(InCall):
                          [f"call from '4711', Call-ID 'call-1@192.0.2.10': key {key}"
                           for key in ("5 (INFO)", "7 (NOTIFY)")])
 
-    def test_an_info_of_a_type_that_is_not_known_is_415(self):
+    def test_an_info_of_an_unknown_type_gets_415(self):
         # a trunk that believes its keys to be taken does not try another way
         for kind in ("application/x-made-up", "application/sdp", "audio/x", "application/kpml+x"):
             refused = self.say("INFO", body=b"5", headers=[f"Content-Type: {kind}"])
@@ -219,7 +219,7 @@ class Others(InCall):
         no_type = no_type.replace(b"Content-Type: application/sdp\r\n", b"")
         self.assertEqual(statuses(self.trunk.send(no_type)), [415])
 
-    def test_an_info_whose_body_may_be_passed_over_is_200(self):
+    def test_an_info_whose_body_may_be_ignored_gets_200(self):
         for lines in (["Content-Type: application/media_control+xml"],
                       ["Content-Type: application/x-made-up",
                        "Content-Disposition: info;handling=optional"], []):

@@ -61,13 +61,13 @@ class BehindNat(PeerCase):
         where, uri = self.bye_goes_to(self.call(contact="sip:4711@192.168.1.5:5060"))
         self.assertEqual((where, uri), (OUTSIDE, "sip:4711@192.168.1.5:5060"))
 
-    def test_and_to_the_via_port_of_one_whose_source_ip_is_not_in_its_via(self):
+    def test_requests_go_to_the_via_port_if_the_source_ip_is_not_in_the_via(self):
         # it has no rport, so its 200 went to this port, too, and the ACK came
         dialog = self.call(via="SIP/2.0/UDP 192.168.1.5:5062;branch=z9hG4bK%d",
                            contact="sip:4711@192.168.1.5:5062")
         self.assertEqual(self.bye_goes_to(dialog)[0], (OUTSIDE[0], 5062))
 
-    def test_and_of_one_with_a_private_contact_at_a_public_source(self):
+    def test_requests_go_to_a_public_source_with_a_private_contact(self):
         public = ("8.8.8.8", 40312)
         dialog = self.call(public, via="SIP/2.0/UDP 8.8.8.8:5060;branch=z9hG4bK%d",
                            contact="sip:4711@10.0.0.5")
@@ -91,7 +91,7 @@ class BehindNat(PeerCase):
                                contact="sip:4711@192.0.2.99:5080")
             self.assertEqual(self.bye_goes_to(dialog)[0], ("192.0.2.99", 5080), top)
 
-    def test_a_proxy_gets_them_where_the_contact_is_private_and_the_proxy_is_not(self):
+    def test_a_public_proxy_gets_requests_if_the_contact_is_private(self):
         via = "SIP/2.0/UDP 10.0.0.4;branch=z9hG4bK%d;rport, SIP/2.0/UDP 192.168.1.5;branch=1"
         dialog = self.call(("8.8.8.8", 5060), via=via, contact="sip:4711@192.168.1.5:5062")
         self.assertEqual(self.bye_goes_to(dialog)[0], ("8.8.8.8", 5060))
@@ -128,14 +128,14 @@ class UnusableContact(PeerCase):
     CONTACTS = ("sip:4711@0.0.0.0:5060", "sip:4711@0.0.0.0", "sip:4711@224.0.1.75",
                 "sip:4711@192.0.2.10:0", "sip:4711@255.255.255.255")
 
-    def test_it_is_never_sent_to(self):
+    def test_nothing_is_sent_to_it(self):
         for contact in self.CONTACTS:
             self.make()
             dialog = self.call(PEER, via="SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK%d",
                                contact=contact)
             self.assertEqual(self.bye_goes_to(dialog), (PEER, contact))
 
-    def test_also_not_with_nat_off(self):
+    def test_nothing_is_sent_to_it_with_nat_off_either(self):
         for contact in self.CONTACTS:
             self.make(NAT="off")
             dialog = self.call(PEER, via="SIP/2.0/UDP 192.0.2.10;branch=z9hG4bK%d",
@@ -182,7 +182,7 @@ class OverTCP(PeerCase):
             self.assertEqual(self.bye_goes_to(dialog), (TCPHop(*OUTSIDE, connection), contact))
             self.assertTrue(self.trunk.last().header("Via").startswith("SIP/2.0/TCP "))
 
-    def test_the_connection_of_a_proxy_that_is_not_on_the_route_is_not(self):
+    def test_the_connection_of_a_proxy_that_is_not_on_the_route_is_not_used(self):
         via = "SIP/2.0/TCP 198.51.100.20;branch=z9hG4bK%d, SIP/2.0/UDP 192.0.2.99;branch=1"
         dialog = self.call(connection=Connection(), via=via, contact="sip:4711@192.0.2.99:5080")
         self.assertEqual(self.bye_goes_to(dialog)[0], TCPHop("192.0.2.99", 5080, None))
@@ -233,7 +233,7 @@ class Moved(PeerCase):
         self.move("ACK")
         self.assertEqual(self.bye_goes_to(dialog)[0], NEW_NETWORK)
 
-    def test_any_request_does(self):
+    def test_any_request_moves_them(self):
         for method, headers in (("OPTIONS", []), ("INFO", []), ("UPDATE", []),
                                 ("NOTIFY", ["Event: telephone-event"])):
             self.make()
@@ -242,12 +242,12 @@ class Moved(PeerCase):
             self.assertEqual(dialog.media.peer_ip, NEW_NETWORK[0], method)
             self.assertEqual(self.bye_goes_to(dialog)[0], NEW_NETWORK, method)
 
-    def test_a_rejected_reinvite_does_too(self):
+    def test_a_rejected_reinvite_moves_them_too(self):
         dialog = self.call(contact="sip:4711@192.168.1.5")
         self.assertEqual(self.move(body=offer(formats="18")).status, 488)
         self.assertEqual(self.bye_goes_to(dialog)[0], NEW_NETWORK)
 
-    def test_a_replayed_request_or_one_with_a_wrong_tag_does_not(self):
+    def test_a_replayed_request_or_one_with_a_wrong_tag_moves_nothing(self):
         dialog = self.call(contact="sip:4711@192.168.1.5")
         self.send("OPTIONS", 7, via=self.via(), **self.parts)
         for cseq, parts in ((7, {}), (6, {}), (8, {"to_tag": "wrong"}), (8, {"from_tag": "wrong"}),
@@ -256,7 +256,7 @@ class Moved(PeerCase):
             self.assertEqual(dialog.media.peer_ip, OUTSIDE[0], (cseq, parts))
         self.assertEqual(self.bye_goes_to(dialog)[0], OUTSIDE)
 
-    def test_an_ack_for_nothing_does_not(self):
+    def test_an_ack_for_nothing_moves_nothing(self):
         dialog = self.call(contact="sip:4711@192.168.1.5")
         self.move("ACK", 1)
         self.assertEqual(self.bye_goes_to(dialog)[0], OUTSIDE)

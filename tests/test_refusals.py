@@ -82,7 +82,7 @@ class Refused(unittest.TestCase):
                          [482])
         self.assertEqual(len(self.server.calls), 1)
 
-    def test_an_invite_sent_again_after_an_acked_refusal_is_answered_anew(self):
+    def test_an_invite_sent_again_after_an_acked_rejection_is_answered_anew(self):
         # a proxy that tries another way sends the same INVITE with a branch of its own
         for expected in (488, 488, 200):
             body = offer(formats="18") if expected == 488 else OFFER
@@ -92,7 +92,7 @@ class Refused(unittest.TestCase):
             if expected == 488:
                 self.trunk.say("ACK", to_tag=last.to_tag, branch=branch)
 
-    def test_a_refusal_without_its_ack_is_still_merged(self):
+    def test_before_the_ack_of_the_rejection_it_is_still_a_merged_request(self):
         self.trunk.say("INVITE", body=offer(formats="18"), branch="z9hG4bKpath1")
         again = self.trunk.say("INVITE", body=OFFER, branch="z9hG4bKpath2")
         self.assertEqual(statuses(again), [482])

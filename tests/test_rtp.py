@@ -258,7 +258,7 @@ class Echoed(OnSockets):
         self.send(1, payload=b"out", sock=nat)
         self.assertEqual(self.heard(nat).payload, b"out")
 
-    def test_and_when_it_signals_from_another_network(self):
+    def test_the_target_moves_when_the_peer_signals_from_another_network(self):
         old, new = self.open("127.0.0.9"), self.open("127.0.0.10")
         self.update(remote=("127.0.0.200", 9))
         for sequence in range(1, 5):  # the fast path is on
@@ -338,7 +338,7 @@ class Waiting(OnSockets):
             heard += self.session.waiting(self.buffer)
         return heard
 
-    def test_what_came_before_the_start_is_not_heard(self):
+    def test_audio_from_before_the_start_is_not_heard(self):
         session = RTPSession(open_rtp_socket(A, 11000, 11998))
         self.addCleanup(session.sock.close)
         session.update(self.session.flow.agreement)

@@ -204,7 +204,7 @@ class Ours(Timed):
                          "Session-Expires: 600;refresher=uac")
         self.assertEqual(self.refresh().uri, target)
 
-    def test_another_refusal_does_not_end_the_call_and_the_next_refresh_is_on_time(self):
+    def test_another_rejection_does_not_end_the_call_and_the_next_refresh_is_on_time(self):
         for _ in range(5):  # RFC 4028 10 names 408 and 481
             self.assertEqual(self.respond(self.refresh(), 403), [])
 
@@ -245,7 +245,7 @@ class ByReInvite(Timed):
             self.assertEqual(ack.header("To"), invite.header("To"))
         self.assertEqual(self.call.media.flow.remote, ("192.0.2.10", 4000))
 
-    def test_an_update_that_is_refused_is_followed_by_a_reinvite(self):
+    def test_an_update_rejected_with_405_or_501_is_followed_by_a_reinvite(self):
         for status in (405, 501):
             super().setUp()
             self.invite(["Supported: timer", "Session-Expires: 600;refresher=uas",
@@ -287,14 +287,14 @@ class ByReInvite(Timed):
         self.answer(invite)
         self.assertEqual(self.trunk.advance(199), [])
 
-    def test_an_offer_that_crosses_ours_is_491_and_ours_is_tried_again(self):
+    def test_an_offer_that_crosses_ours_gets_491_and_ours_is_sent_again(self):
         invite = self.refresh()
         self.assertEqual(self.say("INVITE", [], self.ok.to_tag, body=OFFER).status, 491)
         self.respond(invite, 491)
         sent = [(at, m.method()) for at, m in self.trunk.advance(4) if not m.status]
         self.assertEqual(sent, [(4, "INVITE")])
 
-    def test_it_waits_while_a_2xx_of_ours_waits_for_its_ack(self):
+    def test_a_refresh_waits_while_a_2xx_of_ours_waits_for_its_ack(self):
         self.trunk.advance(299)
         self.cseq += 1
         self.trunk.say("INVITE", self.cseq, OFFER, to_tag=self.ok.to_tag, headers=[

@@ -120,7 +120,7 @@ class Defects(unittest.TestCase):
                 self.assert_refused(400, f"Missing {name} header",
                                     INVITE.replace(line + b"\r\n", b"") + b"\r\n")
 
-    def test_a_header_that_nobody_needs_may_be_missing_or_malformed(self):
+    def test_a_header_that_is_not_needed_may_be_missing_or_malformed(self):
         SIPMessage(INVITE.replace(b"Max-Forwards: 70\r\n", b"") + b"\r\n").check()
         for lines in (b"Via: SIP/2.0/UDP 2001:db8::9:1;branch=z9hG4bK2", b"Via: SIP/9 a b c",
                       b"Via: SIP/2.0/UDP h, SIP/2.0/UDP 2001:db8::9", b"Via: SIP/2.0/UDP",
@@ -133,7 +133,7 @@ class Defects(unittest.TestCase):
                 message.check()
                 self.assertEqual(message.header("X-Next"), "read")
 
-    def test_such_a_line_may_be_the_last(self):
+    def test_a_line_that_is_no_header_may_be_the_last(self):
         for line in (b"no colon", b"X Y: 1", b": no name", b"N\xc3\xa4me: x"):
             for end in (b"\r\n\r\n", b"\n\n", b"\r\n\n", b"\n\r\n"):
                 with self.subTest(line + end):

@@ -11,8 +11,8 @@ from siprtp.sockets import network
 
 log = logging.getLogger(__name__)
 
-# Look-ups at once, each with a thread: in total; in total before an unverified peer gets another; of
-# one source
+# Look-ups at once, each with a thread: in total, in total before an unverified peer gets another,
+# and for the calls of one source
 MAX_LOOKUPS, MAX_UNVERIFIED, MAX_OF_ONE = 100, 50, 10
 
 
