@@ -31,7 +31,7 @@ class Lookups:
     def start(self, source_ip, hosts, on_done, known=True):
         """Look names up; on_done({name: IP}) gets those that were found, in the SIP thread.
 
-        known: whether the source is no unverified peer, whose address may be forged.
+        known: False for an unverified peer, whose address may be forged.
         Raises RuntimeError if too many look-ups run, or no thread can start.
         """
         key = network(source_ip), tuple(hosts)

@@ -70,7 +70,7 @@ def on_ack(context, request):
     if not unacked:
         log.debug("ACK dropped: no 2xx waits for it; Call-ID %a", call_id(request))
         return
-    if not dialog.acked or request.cseq[0] >= dialog.remote_cseq:  # no later request was faster
+    if not dialog.acked or request.cseq[0] >= dialog.remote_cseq:  # no later one overtook it
         context.calls.follow_peer(dialog, request)
     context.calls.verify_caller(dialog, request)
     dialog.on("ack")

@@ -86,7 +86,7 @@ class Framer:
         if not lengths:
             raise FramingError("no Content-Length", head)
         length = lengths.pop()
-        if lengths or not LENGTH.fullmatch(length):  # nobody knows where the message ends
+        if lengths or not LENGTH.fullmatch(length):  # the end of the message is unknown
             raise FramingError("conflicting or malformed Content-Length", head)
         self._end = match.end() + int(length)
         if self._end > MAX_MESSAGE:

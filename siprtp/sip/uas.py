@@ -36,8 +36,7 @@ class UAS:
         self.transactions, self.calls = transactions, None
         self._admission, self._reply, self._after = admission, reply, after
         self._lookups, self._authenticator = lookups, authenticator
-        # transaction, or what a request without one shares with its repeats: the request, while
-        # its names are looked up
+        # requests whose names are being looked up, by transaction; an ACK has none: by merge_key
         self._looked_up = {}
         self.stopping = False  # True: no new calls
 
