@@ -57,7 +57,7 @@ class SIPServer:
         self._timers = sched.scheduler(clock, lambda seconds: None)
         self._unreachable = {}  # address: when sending to it failed last
         self.log_throttle = LogThrottle(clock, config.sip_rate,
-                                        lambda ip: self.admission.was_verified(ip))
+                                        lambda ip: self.admission.is_verified(ip))
         self.admission = Admission(config.allowed_peers, config.reach_ip, config.sip_rate, clock,
                                    self.log_throttle.begin)
         self.authenticator = None

@@ -89,11 +89,11 @@ class Admission:
         """Return whether an address is verified, or named by itself in the allow-list."""
         return ip in self._verified or ip in self._named
 
-    def is_verified(self, ip: str) -> bool:
+    def needs_no_credit(self, ip: str) -> bool:
         """Return whether the server may send an address more than three times what it received."""
         return self.is_known(ip) or ip == self.own_ip
 
-    def was_verified(self, ip: str) -> bool:
+    def is_verified(self, ip: str) -> bool:
         """Return whether an address was verified by an answer of its own."""
         return ip in self._verified
 
@@ -107,7 +107,7 @@ class Admission:
 
     def take_credit(self, ip: str, size: int) -> bool:
         """Return whether so many bytes may be sent to an address, and book them."""
-        if self.is_verified(ip):
+        if self.needs_no_credit(ip):
             return True
         left = self._credit.get(ip, 0) - size
         if left >= 0:

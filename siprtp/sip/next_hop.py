@@ -101,7 +101,7 @@ class RequestSender:
     def _send_to_source(self, request):
         """Send to the source of an INVITE: it may be forged, and its Contact may name any host."""
         address = response_address(request.dialog.invite)
-        if self._admission.is_verified(address[0]):
+        if self._admission.needs_no_credit(address[0]):
             self._transactions.send(request.method, request.branch, request.data, address,
                                     request.on_final, isinstance(address, TCPHop))
         else:  # once, within what the peer has sent
