@@ -138,7 +138,7 @@ class Requests(DialogCase):
     def test_the_next_hop_is_the_host_or_maddr_with_5060_as_default(self):
         self.assertEqual(hop_address("sip:a@10.0.0.1"), ("10.0.0.1", 5060))
         self.assertEqual(hop_address("sip:pbx.example:5070"), ("pbx.example", 5070))
-        for uri in ("tel:123", "nonsense", ""):
+        for uri in ("tel:123", "nonsense", "", "sip:a@0", "sip:a@10.1", "sip:a@0x0A000001"):
             with self.assertRaises(ValueError):
                 hop_address(uri)
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple, Tuple, Union
 
 from sip_response import SIP_PORT, TCPHop, response_address
 from sip_utils import parse_uri
-from siprtp.sip.sdp import sendable
+from siprtp.sip.sdp import NUMERIC, sendable
 from siprtp.sockets import plain_ip, same_ip
 
 log = logging.getLogger(__name__)
@@ -169,11 +169,12 @@ def hop_address(uri):
     """Return the (host, port) of a SIP URI: maddr before host, 5060 if it names no port.
 
     Raises ValueError if it is no SIP URI, or one that names no single host: 0.0.0.0, which some
-    clients put into their Contact, a multicast address, port 0.
+    clients put into their Contact, a multicast address, an address in an unusual spelling, port 0.
     """
     parsed = parse_uri(uri)
     host = (parsed.params.get("maddr") or parsed.host).strip("[]")
     ip = plain_ip(host)
-    if not 0 < len(host) < 256 or (ip and not sendable(ipaddress.ip_address(ip))):
+    usable = sendable(ipaddress.ip_address(ip)) if ip else not NUMERIC.fullmatch(host)
+    if not 0 < len(host) < 256 or not usable:
         raise ValueError("the URI has no usable host")
     return host, parsed.port or SIP_PORT
