@@ -85,13 +85,7 @@ class Conversation:
         pcm, voiced = self._receive()
         with self.lock:
             self.ticks += 1
-            if self._listener is None:
-                # a plain tuple: 1500 objects a call would make garbage collection take long
-                self._received.append((self.ticks, pcm, voiced))
-                self._more.notify()
-            elif self._listener.take(self.ticks, pcm, voiced):
-                self._listener = None
-                self._more.notify()
+            self._pass_on(pcm, voiced)
             if self._ending:
                 self.changed.notify_all()
             if flow.events is None and self._events:  # a new agreement has no telephone-event
@@ -149,6 +143,16 @@ class Conversation:
             self._measure(level, len(payload))
         voiced = self._detector.feed(level)
         return self._from.feed(pcm) if self._from else pcm, voiced
+
+    def _pass_on(self, pcm, voiced):
+        """Give a frame to the Listener of a bot that waits, or keep it until the bot asks."""
+        if self._listener is None:
+            # a plain tuple: 1500 objects a call would make garbage collection take long
+            self._received.append((self.ticks, pcm, voiced))
+            self._more.notify()
+        elif self._listener.take(self.ticks, pcm, voiced):
+            self._listener = None
+            self._more.notify()
 
     def _measure(self, level, size):
         """Use a packet's level as it arrives: a barge-in need not wait for the jitter buffer."""
