@@ -324,7 +324,7 @@ class Heard(JitterBuffer):
         return taken
 
     def play(self):
-        """Pop a frame: each byte that has arrived is in its place, and none was played before."""
+        """Play a frame: each byte that arrived must be in its place, and be played only once."""
         mask, at = self._mask[:160].ljust(160, b"\0"), self._next
         frame, there = self.pop(), [number for number in range(160) if mask[number]]
         assert (frame is None) == (not there), "a gap is no frame"
@@ -350,17 +350,7 @@ def check_jitter(example):
 def check_even_network(example):
     """Put packets of these sizes as they are sent: all are played, and they wait only at first."""
     sizes, start, phase = example
-    heard, at = Heard(), 0
-    while at < 16000:
-        for size in sizes:
-            at += size
-            while phase < at:
-                heard.play()
-                phase += 160
-            assert heard.receive(7, start + at - size, size)
-    for _ in range(len(heard._audio) // 160 + 1):
-        heard.play()
-    assert heard.played == audio(7, start, at), "lost"
+    heard = hear_all(sizes, [0] * len(sizes), start, phase, 16000)
     assert heard.filled <= 2 * max(sizes) + 3 * 160, heard.filled
 
 
@@ -371,8 +361,17 @@ def check_late(example):
     to 20 ms, and after a stall the buffer waits for 20 ms more.
     """
     sizes, start, phase, delays = example
+    hear_all(sizes, delays, start, phase, 64000)
+
+
+def hear_all(sizes, delays, start, phase, end):
+    """Send packets until the time `end`, delayed in order; assert that all is played.
+
+    Times in timestamp units; both lists are used again and again. phase: of the first frame that
+    is played. Return the Heard.
+    """
     heard, at, arrived = Heard(), 0, 0
-    while at < 64000:
+    while at < end:
         for size, delay in zip(itertools.cycle(sizes), delays):
             at += size
             arrived = max(arrived, at + delay)
@@ -383,6 +382,7 @@ def check_late(example):
     for _ in range(len(heard._audio) // 160 + 1):
         heard.play()
     assert heard.played == audio(7, start, at), "lost"
+    return heard
 
 
 def check_framing(example):
