@@ -125,7 +125,7 @@ class Dialog:
 
         RFC 3261 12.2.1.1 names the remote target alone, which does not reach a phone behind NAT.
         """
-        self.source, self.connection = Source.of(request), request.connection
+        self.source = Source.of(request)
 
     @property
     def source_hop(self):

@@ -112,9 +112,9 @@ class RequestSender:
         dialog = request.dialog
         reliable = hop_transport(request.next_hop, dialog.transport) == "TCP"
         if reliable:
-            connection = dialog.connection  # the caller's own, if it leads to the next hop
-            same = connection is not None and connection.address[0] == address[0]
-            address = TCPHop(*address, connection if same else None)
+            source = dialog.source.address  # the caller's own connection may lead to the next hop
+            same = isinstance(source, TCPHop) and source.ip == address[0]
+            address = TCPHop(*address, source.connection if same else None)
         self._transactions.send(request.method, request.branch, request.data, address,
                                 request.on_final, reliable)
 
